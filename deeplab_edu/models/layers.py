@@ -1,0 +1,92 @@
+"""Small layers that more than one model uses, and the one check every model makes of its input."""
+
+import torch
+from torch import Tensor, nn
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution, batch normalisation, ReLU; (N, in, H, W) -> (N, out, H / stride rounded up, ...), odd `kernel_size`.
+
+    The unit that networks have been built from since Ioffe & Szegedy, *Batch Normalization*, 2015, §3.2.
+    The convolution has no bias: the mean that batch normalisation subtracts would cancel it.
+    """
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def bilinear_kernel(size: int) -> Tensor:
+    """(size, size) weights with which a transposed convolution of stride (size + 1) // 2 interpolates.
+
+    A tent around the kernel's centre c, with factor f = (size + 1) // 2:
+
+        k[i, j] = (1 - |i - c| / f) (1 - |j - c| / f),   c = f - 1 for odd sizes, f - 0.5 for even ones
+
+    as in `upsample_filt` of the released FCN code (`surgery.py`; Long et al., *FCN*, 2015, §3.3).
+    """
+    factor = (size + 1) // 2
+    center = factor - 1 if size % 2 == 1 else factor - 0.5
+    tent = 1 - (torch.arange(size) - center).abs() / factor
+    return tent[:, None] * tent[None, :]
+
+
+def bilinear_upsampling(
+    channels: int, factor: int, padding: int = 0, learn: bool = False
+) -> nn.ConvTranspose2d:
+    """Transposed convolution that starts as bilinear interpolation by an even `factor`.
+
+    (N, channels, h, w) -> (N, channels, factor (h + 1) - 2 padding, the same for w). The weight is dense, class to
+    class, with the bilinear kernel on its diagonal, as released (FCN, §3.3 and `surgery.py`); `learn=False`
+    freezes it. Next to the border, where a neighbour is missing, the scores fade towards zero.
+    """
+    layer = nn.ConvTranspose2d(channels, channels, 2 * factor, stride=factor, padding=padding, bias=False)
+    with torch.no_grad():
+        layer.weight.zero_()
+        diagonal = torch.arange(channels)
+        layer.weight[diagonal, diagonal] = bilinear_kernel(2 * factor).to(layer.weight)
+    layer.weight.requires_grad_(learn)
+    return layer
+
+
+def init_he(module: nn.Module) -> None:
+    """Draw every convolution inside `module` from He et al., *Delving Deep into Rectifiers*, 2015, eq. 10; biases zero."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def zero_conv(in_channels: int, num_classes: int) -> nn.Conv2d:
+    """1x1 convolution to class scores, (N, in, H, W) -> (N, num_classes, H, W), that starts at zero.
+
+    Zero scores mean "all classes equally likely", and a skip that starts at zero leaves the coarser network
+    it is added to as it was (FCN, §4.2 and §4.3).
+    """
+    layer = nn.Conv2d(in_channels, num_classes, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def check_images(images: Tensor) -> None:
+    """Say in a sentence what is wrong with a batch that is not (N, 3, H, W) float.
+
+    Raises TypeError for anything but floats, ValueError for another shape. While `torch.fx` traces a model there is
+    nothing to look at yet, and no node of the graph should come from here.
+    """
+    if isinstance(images, torch.fx.Proxy):
+        return
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(
+            f"a model takes normalised float images, not {kind}; "
+            "call deeplab_edu.data.augment.normalize(images) first"
+        )
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ValueError(
+            f"a model takes images of shape (N, 3, H, W), none of it zero, not {tuple(images.shape)}; "
+            "one image becomes a batch by images[None]"
+        )
