@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 IGNORE_INDEX = 255
-IGNORE_COLOR = (224, 218, 208)  # light warm grey: no class has it, so void never looks like a label
+IGNORE_COLOR = (200, 192, 180)  # light warm grey: no class has it, so void never looks like a label
 
 Color = tuple[int, int, int]
 
@@ -111,14 +111,14 @@ CAMVID = LabelSet(
 )
 
 # Okabe and Ito's colours, moved apart until every pair (void included) also differs clearly, CIELAB
-# distance above 20, in simulated red- and green-blindness.
+# distance above 18, in simulated red- and green-blindness.
 SCENES = LabelSet(
     names=(
         *("ground", "disc", "square", "triangle", "star", "wire"),
         *("fence", "ring", "lake", "ice", "sun", "moon"),
     ),
     colors=(
-        *((242, 240, 233), (203, 78, 0), (9, 107, 201), (18, 167, 95), (181, 124, 179), (0, 0, 0)),
+        *((248, 246, 240), (203, 78, 0), (9, 107, 201), (18, 167, 95), (181, 124, 179), (0, 0, 0)),
         *((131, 61, 44), (104, 29, 132), (0, 84, 105), (154, 218, 255), (255, 252, 89), (102, 120, 110)),
     ),
     groups={"shapes": (1, 2, 3, 4), "thin": (5, 6, 7), "context": (8, 9)},
