@@ -1,0 +1,209 @@
+"""Run, tidy and check the notebooks of the course.
+
+    python tools/notebooks.py execute [NOTEBOOK ...]   run in place, in profile cpu, and tidy
+    python tools/notebooks.py clean   [NOTEBOOK ...]   tidy without running
+    python tools/notebooks.py check   [NOTEBOOK ...]   structure, links, size, stale outputs; runs nothing
+    python tools/notebooks.py test    [NOTEBOOK ...]   nbval in profile ci
+    python tools/notebooks.py course  [NOTEBOOK ...]   run in the active profile into build/, print a table
+
+Without names: every notebook of the course. Each call that runs notebooks starts from an empty folder of
+training runs, which the notebooks of that call share (`--keep-runs`: the active one instead).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+import hygiene
+
+NOTEBOOKS = hygiene.REPOSITORY / "notebooks"
+KEPT_CELL_METADATA = {"tags", "jupyter", "slideshow", "nbgrader"}
+KEPT_METADATA = {"kernelspec", "language_info", "deeplab_edu"}
+PYTHON_KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+
+
+class NotebookFailed(Exception):
+    """A notebook did not run to its end; the message says where and why."""
+
+
+def clean(notebook: Any) -> None:
+    """Remove in place what differs from run to run or cannot be shown without a kernel."""
+    notebook.metadata = {k: v for k, v in notebook.metadata.items() if k in KEPT_METADATA}
+    notebook.metadata["kernelspec"] = dict(PYTHON_KERNEL)
+    notebook.metadata.setdefault("language_info", {"name": "python"}).pop("version", None)
+    count = 0
+    for cell in notebook.cells:
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k in KEPT_CELL_METADATA}
+        if cell.cell_type == "code":
+            cell.outputs = [_cleaned(o) for o in cell.outputs if hygiene.WIDGET_VIEW not in o.get("data", {})]
+            if cell.execution_count is not None:
+                count += 1
+                _renumber(cell, count)
+
+
+def _cleaned(output: Any) -> Any:
+    if output.output_type == "error":  # the frames of a traceback name files of this machine
+        output.traceback = [f"{output.ename}: {output.evalue}"]
+    return output
+
+
+def _renumber(cell: Any, count: int) -> None:
+    cell.execution_count = count
+    for output in cell.outputs:
+        if output.output_type == "execute_result":
+            output.execution_count = count
+
+
+def run(path: Path, profile: str, limit: float) -> Any:
+    """Execute the notebook at `path` in its own folder and return it, cleaned and with a record of the run.
+
+    Raises NotebookFailed if a cell raises or kills the kernel, if the notebook takes longer than `limit`
+    seconds, or if a cell tagged raises-exception does not raise.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    start = time.perf_counter()
+    client = NotebookClient(
+        notebook,
+        timeout_func=lambda cell: max(1, int(start + limit - time.perf_counter())),
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        record_timing=False,
+        coalesce_streams=True,
+    )
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        raise NotebookFailed(str(error)) from None
+    seconds = round(time.perf_counter() - start, 1)
+    for cell in notebook.cells:
+        if "raises-exception" in hygiene.tags_of(cell) and all(
+            o.output_type != "error" for o in cell.outputs
+        ):
+            raise NotebookFailed(f"tagged raises-exception but did not raise:\n{cell.source}")
+    clean(notebook)
+    record = {"profile": profile, "seconds": seconds, "code_sha256": hygiene.code_sha256(notebook)}
+    notebook.metadata["deeplab_edu"] = record
+    return notebook
+
+
+@contextlib.contextmanager
+def kernel_environment(profile: str, keep_runs: bool = False) -> Iterator[None]:
+    """For kernels to inherit: the profile, and an empty folder of training runs that goes away afterwards."""
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(prefix="deeplab_edu_runs_") as runs:
+        os.environ["DEEPLAB_EDU_PROFILE"] = profile
+        if not keep_runs:
+            os.environ["DEEPLAB_EDU_RUNS"] = runs
+        if data := os.environ.get("DEEPLAB_EDU_DATA"):  # kernels start in another folder
+            os.environ["DEEPLAB_EDU_DATA"] = str(Path(data).resolve())
+        os.environ.setdefault(
+            "PYDEVD_DISABLE_FILE_VALIDATION", "1"
+        )  # a debugger's note that lands in outputs
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def command_execute(paths: Sequence[Path], options: argparse.Namespace) -> int:
+    for path in paths:
+        print(f"{path.stem} ... ", end="", flush=True)
+        try:
+            notebook = run(path, options.profile, options.limit)
+        except NotebookFailed as error:
+            print(f"failed; the file is left as it was\n{error}")
+            return 1
+        nbformat.write(notebook, path)
+        print(f"{notebook.metadata['deeplab_edu']['seconds']} s")
+    return 0
+
+
+def command_clean(paths: Sequence[Path], _: argparse.Namespace) -> int:
+    for path in paths:
+        notebook = nbformat.read(path, as_version=4)
+        clean(notebook)
+        nbformat.write(notebook, path)
+    return 0
+
+
+def command_check(paths: Sequence[Path], _: argparse.Namespace) -> int:
+    found = [f"{path.name}: {sentence}" for path in paths for sentence in hygiene.problems(path)]
+    print("\n".join(found) or f"{len(paths)} notebooks are in order")
+    return bool(found)
+
+
+def command_test(paths: Sequence[Path], options: argparse.Namespace) -> int:
+    """nbval over the notebooks; the conftest.py beside them closes nbval's holes."""
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--no-header", "-rs"]
+    command += [f"--nbval-cell-timeout={options.limit:g}", "-p", "no:cacheprovider", *map(str, paths)]
+    return subprocess.run(command, check=False).returncode
+
+
+def command_course(paths: Sequence[Path], options: argparse.Namespace) -> int:
+    options.into.mkdir(parents=True, exist_ok=True)
+    failures: dict[str, str] = {}
+    print(f"profile {options.profile}, results in {options.into}\n")
+    print("| notebook | seconds | verdict |\n|---|---:|---|")
+    for path in paths:
+        start = time.perf_counter()
+        try:
+            nbformat.write(run(path, options.profile, options.limit), options.into / path.name)
+        except NotebookFailed as error:
+            failures[path.stem] = str(error)
+        verdict = "failed" if path.stem in failures else "passed"
+        print(f"| {path.stem} | {time.perf_counter() - start:.0f} | {verdict} |", flush=True)
+    for name, reason in failures.items():
+        print(f"\n{name}: {reason}")
+    return bool(failures)
+
+
+# command -> function, profile and limit in seconds unless the caller names others
+COMMANDS = {
+    "execute": (command_execute, "cpu", 3600),
+    "clean": (command_clean, "cpu", 0),
+    "check": (command_check, "cpu", 0),
+    "test": (command_test, "ci", 300),
+    "course": (command_course, os.environ.get("DEEPLAB_EDU_PROFILE", "cpu"), 3600),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: every notebook of the course")
+    parser.add_argument("--profile", help="ci, cpu or gpu")
+    parser.add_argument("--limit", type=float, help="seconds a notebook may take (for `test`: a cell)")
+    parser.add_argument("--into", type=Path, default=Path("build/notebooks"), help="where `course` writes")
+    parser.add_argument("--keep-runs", action="store_true", help="load and keep training runs between calls")
+    options = parser.parse_args(arguments)
+    function, profile, limit = COMMANDS[options.command]
+    options.profile = options.profile or profile
+    options.limit = options.limit or limit
+    paths = [path.resolve() for path in options.notebooks] or sorted(NOTEBOOKS.glob("*.ipynb"))
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        parser.error(f"no such notebook: {', '.join(missing)}")
+    if not paths:
+        print("There is no notebook yet.")
+        return 0
+    with kernel_environment(options.profile, options.keep_runs):
+        return function(paths, options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
