@@ -1,0 +1,48 @@
+# The commands of the course. Each makes .venv and installs what is missing first; PYTHON=... names another Python.
+
+READY := .venv/.ready
+PYTHON_IN_VENV := .venv/bin/python
+# seconds a notebook may take in `make gpu-course`
+LIMIT ?= 1800
+
+.PHONY: help lab test test-all course gpu-course format lint crf clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
+
+lab: $(READY) ## open JupyterLab on the first notebook
+	@$(PYTHON_IN_VENV) -m jupyterlab notebooks/00_start_here.ipynb
+
+test: $(READY) ## run every check that CI runs: style, types, tests, notebooks in profile ci
+	@sh tools/check.sh
+
+test-all: $(READY) ## the same with slow tests: full-size models (and gpu tests where there is one)
+	@sh tools/check.sh all
+
+course: $(READY) ## run every notebook in the active profile into build/, print a table of times
+	@$(PYTHON_IN_VENV) tools/notebooks.py course
+
+gpu-course: $(READY) ## the same in profile gpu, at most LIMIT=1800 a notebook; finished training is kept
+	@$(PYTHON_IN_VENV) tools/notebooks.py course --profile gpu --limit $(LIMIT) --keep-runs --into build/gpu
+
+format: $(READY) ## put code and notebooks into the house style
+	@$(PYTHON_IN_VENV) -m ruff check --fix --quiet
+	@$(PYTHON_IN_VENV) -m ruff format
+
+lint: $(READY) ## style and types only
+	@$(PYTHON_IN_VENV) -m ruff check
+	@$(PYTHON_IN_VENV) -m ruff format --check
+	@$(PYTHON_IN_VENV) -m mypy
+
+crf: $(READY) ## try again to build pydensecrf, the optional reference for the dense CRF
+	@sh tools/setup.sh crf
+
+clean: ## remove .venv, build/ and caches; keeps runs/ (finished training) and data/
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@if [ -d runs ]; then echo "runs/ with finished training is kept; delete it by hand if you want to train again."; fi
+
+$(READY): pyproject.toml constraints.txt tools/setup.sh
+	@sh tools/setup.sh
+	@touch $@

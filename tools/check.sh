@@ -1,0 +1,32 @@
+#!/bin/sh
+# Every check that CI runs, the quick ones first; stops at the first stage that fails. `make test` calls it.
+#   tools/check.sh        leaves out tests marked slow and gpu
+#   tools/check.sh all    runs these as well (gpu tests skip themselves where there is no CUDA device)
+set -eu
+cd "$(dirname "$0")/.."
+PATH=$PWD/.venv/bin:$PATH
+# Two torch threads on a busy machine with two cores can be ten times slower than one.
+export PATH OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+stage() {
+    name=$1
+    shift
+    start=$(date +%s)
+    printf -- '--- %s\n' "$name"
+    if "$@"; then
+        printf -- '--- %s: passed, %d s\n' "$name" $(($(date +%s) - start))
+    else
+        status=$?
+        printf -- '--- %s: FAILED after %d s\n' "$name" $(($(date +%s) - start))
+        exit "$status"
+    fi
+}
+
+selection="not slow and not gpu"
+[ "${1:-}" != all ] || selection=""
+
+stage "ruff check" ruff check --quiet
+stage "ruff format" ruff format --check --quiet
+stage "mypy" mypy --no-error-summary
+stage "tests" python -m pytest --no-header -rs -m "$selection" tests
+stage "notebooks in profile ci" python tools/notebooks.py test
