@@ -5,7 +5,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from .backbones import VGG16, Tiny
-from .layers import bilinear_upsampling, check_images, conv_bn_relu, init_he, zero_conv
+from .layers import BilinearUpsampling, check_images, conv_bn_relu, init_he, zero_conv
 
 
 class FCN(nn.Module):
@@ -35,8 +35,8 @@ class FCN(nn.Module):
             self.crops, padded = (5, 9, {32: 19, 16: 27, 8: 31}[stride]), False
         init_he(self.classifier)
 
-        def upsampling(factor: int, learn: bool = False) -> nn.ConvTranspose2d:
-            return bilinear_upsampling(num_classes, factor, factor // 2 if padded else 0, learn)
+        def upsampling(factor: int, learn: bool = False) -> BilinearUpsampling:
+            return BilinearUpsampling(num_classes, factor, factor // 2 if padded else 0, learn)
 
         *_, pool3, pool4, pool5 = self.backbone.channels
         self.score_fr = zero_conv(8 * width if padded else 4096, num_classes)

@@ -32,22 +32,27 @@ def bilinear_kernel(size: int) -> Tensor:
     return tent[:, None] * tent[None, :]
 
 
-def bilinear_upsampling(
-    channels: int, factor: int, padding: int = 0, learn: bool = False
-) -> nn.ConvTranspose2d:
-    """Transposed convolution that starts as bilinear interpolation by an even `factor`.
+class BilinearUpsampling(nn.Module):
+    """Transposed convolution that starts as bilinear interpolation by an even `factor` (FCN, §3.3).
 
-    (N, channels, h, w) -> (N, channels, factor (h + 1) - 2 padding, the same for w). The weight is dense, class to
-    class, with the bilinear kernel on its diagonal, as released (FCN, §3.3 and `surgery.py`); `learn=False`
-    freezes it. Next to the border, where a neighbour is missing, the scores fade towards zero.
+    (N, channels, h, w) -> (N, channels, factor (h + 1) - 2 padding, factor (w + 1) - 2 padding). The weight is
+    dense, class to class, with the bilinear kernel on its diagonal, as in the released `surgery.py`; `learn=False`
+    freezes it. Next to the border, where a neighbour is missing, scores fade towards zero.
+
+    The convolution stays in float32 under CPU autocast: on processors with AMX, oneDNN (torch 2.14) computes a wrong
+    bfloat16 gradient for some of these kernels (12 classes, kernel 16: off by more than its own size).
     """
-    layer = nn.ConvTranspose2d(channels, channels, 2 * factor, stride=factor, padding=padding, bias=False)
-    with torch.no_grad():
-        layer.weight.zero_()
-        diagonal = torch.arange(channels)
-        layer.weight[diagonal, diagonal] = bilinear_kernel(2 * factor).to(layer.weight)
-    layer.weight.requires_grad_(learn)
-    return layer
+
+    def __init__(self, channels: int, factor: int, padding: int = 0, learn: bool = False) -> None:
+        super().__init__()
+        size = 2 * factor
+        self.conv = nn.ConvTranspose2d(channels, channels, size, stride=factor, padding=padding, bias=False)
+        weight = torch.eye(channels)[:, :, None, None] * bilinear_kernel(size)
+        self.conv.weight = nn.Parameter(weight, requires_grad=learn)
+
+    def forward(self, scores: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return self.conv(scores.to(self.conv.weight.dtype))
 
 
 def init_he(module: nn.Module) -> None:
