@@ -1,21 +1,22 @@
 """Procedural scenes: endless labelled pictures in which each paper's mechanism is a measurable bottleneck.
 
-Every scene is painted back to front into one map of layer numbers; colour, texture and label are looked up per layer
-at the end, so edges are crisp and labels exact. All lengths are given for a 128 px picture and scale with its shorter
-side, except the thickness of thin structures, which grows far slower (a wire stays two to four pixels wide, as wires do).
+Every scene is painted back to front into one map of layer numbers; colour, texture and label are looked up
+per layer at the end, so edges are crisp and labels exact. All lengths are given for a 128 px picture and scale
+with its shorter side, except the thickness of thin structures, which grows far slower: a wire stays two to four
+pixels wide, as wires do.
 
-=========  ==========================================================================================================
+=========  ====================================================================================================
 preset     what decides the class
-=========  ==========================================================================================================
+=========  ====================================================================================================
 shapes     the outline alone: disc, square, triangle and star have equal area, and share hues and textures; three sizes
 thin       wires and poles, fences, rings, 2 to 4 px thick: lost by coarse maps
 context    lake and ice look the same; the sun or moon at the far edge of the picture decides which it is
 noisy      as shapes, under strong noise: local evidence is weak (for the CRF)
 full       everything at once
-=========  ==========================================================================================================
+=========  ====================================================================================================
 
-Random numbers are a hash of (seed, split, index, draw), not a generator's state: scene 7 is the same scene whether it is
-made alone, in a batch, in another process or on a GPU (there up to rounding of single pixels).
+Random numbers are a hash of (seed, split, index, draw), not a generator's state: scene 7 is the same scene
+whether it is made alone, in a batch, in another process or on a GPU (there up to rounding of single pixels).
 """
 
 import math
@@ -67,7 +68,7 @@ class Scenes:
     classes: Tensor  # (B, L) uint8, class of instance number l
 
     def boxes(self, index: int) -> dict[int, tuple[int, int, int, int]]:
-        """Visible objects of one scene: instance number -> (left, top, right, bottom) px, right and bottom exclusive."""
+        """Visible objects of one scene: number -> (left, top, right, bottom) px, right and bottom exclusive."""
         instances = self.instances[index]
         found = {}
         for number in instances.unique().tolist():
@@ -77,9 +78,6 @@ class Scenes:
             left, top = int(columns.min()), int(rows.min())
             found[number] = (left, top, int(columns.max()) + 1, int(rows.max()) + 1)
         return found
-
-
-# --- randomness --------------------------------------------------------------------------------------------------------
 
 
 def _hash(x: Tensor) -> Tensor:
@@ -132,9 +130,6 @@ def _hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     return value[:, None] * (1 - saturation[:, None] * torch.minimum(k, 4 - k).clamp(0, 1))
 
 
-# --- painting ----------------------------------------------------------------------------------------------------------
-
-
 class _Canvas:
     """Layer numbers per pixel, and per layer what will be looked up: colour, texture, light, class, size bin."""
 
@@ -151,7 +146,7 @@ class _Canvas:
         self.bins: list[int] = [0]
 
     def window(self, cx: Tensor, cy: Tensor, reach_x: float, reach_y: float) -> tuple[Tensor, Tensor, Tensor]:
-        """A window that holds everything within reach of (cx, cy): x and y relative to the centre, and pixel numbers."""
+        """A window around all within reach of (cx, cy): x and y from the centre, and pixel numbers."""
         w, h = min(self.width, math.ceil(2 * reach_x) + 2), min(self.height, math.ceil(2 * reach_y) + 2)
         left = (cx - w / 2).floor().clamp(0, self.width - w).long()
         top = (cy - h / 2).floor().clamp(0, self.height - h).long()
@@ -171,7 +166,7 @@ class _Canvas:
         self.looks.append(torch.cat([color, self._surface(**look)], 1))
 
     def _surface(self, texture: float = 0.0, light: float = 0.0, shadow: bool = False) -> Tensor:
-        """(B, 8): stripes (x and y frequency, phase, amplitude), light (x and y slope, offset), whether it casts a shadow."""
+        """(B, 8): stripes (x and y frequency, phase, amplitude), light (x and y slope, offset), casts a shadow."""
         frequency, angle = self.dice.uniform(0.35, 0.9) / self.scale, self.dice.uniform(0, math.pi)
         phase, tilt = self.dice.uniform(0, 2 * math.pi), self.dice.uniform(-0.5, 0.5)
         slope = light / (128 * self.scale)
@@ -195,7 +190,7 @@ def _paint_shape(canvas: _Canvas, size_bin: str, probability: float) -> None:
     cy = dice.uniform(margin, 1 - margin) * canvas.height
     kind = ((dice.bits() >> 8) & 3).long()  # 0 disc, 1 square, 2 triangle, 3 star
     corners = torch.tensor([4.0, 4.0, 3.0, 5.0], device=canvas.device)[kind]
-    # distance of the half-plane from the centre for the area of the disc: square sqrt(pi)/2, triangle sqrt(pi/(3 sqrt 3))
+    # distance of the half-plane from the centre for a disc's area: square sqrt(pi)/2, triangle sqrt(pi/(3 sqrt 3))
     outer = 1.5 * radius  # the star: outer radius 1.5 r, inner half of it, hence 5 % more area
     inner_x, inner_y = 0.5 * math.cos(math.pi / 5) - 1, 0.5 * math.sin(math.pi / 5)
     lean = math.atan2(-inner_x, inner_y)
@@ -410,7 +405,7 @@ class SceneDataset(Dataset):
         preset, split, size, seed, device: as in `make_scenes`.
         length: number of scenes; more can be had at any time, the first ones stay the same.
         transforms: applied to (image, mask).
-        cache: keep the scenes in memory once made (64 kB each at 128 px); without it they are made again at each access.
+        cache: keep the scenes in memory once made (82 kB each at 128 px); without it they are made anew at each access.
     """
 
     labels = SCENES

@@ -1,0 +1,406 @@
+"""Training: the schedule by hand, resuming bit for bit with a real killed process, and one sentence for each mishap."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torchvision import tv_tensors
+
+from deeplab_edu.data.scenes import SceneDataset
+from deeplab_edu.metrics import ConfusionMatrix
+from deeplab_edu.models import build_model
+from deeplab_edu.training import (
+    History,
+    Settings,
+    _Steps,
+    differing_fields,
+    evaluate,
+    fit,
+    load_weights,
+    run_key,
+    save_weights,
+    train_step,
+)
+
+QUICK = Settings(iterations=12, batch_size=4, warmup=2, precision="float32")
+
+
+def tiny(seed=0, name="fcn8s"):
+    torch.manual_seed(seed)
+    return build_model(name, num_classes=12, backbone="tiny", width=4)
+
+
+def scenes(split="train", length=16):
+    return SceneDataset("shapes", split, size=32, length=length)
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    return all(
+        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+def test_poly_schedule_by_hand():
+    settings = Settings(iterations=100, learning_rate=1.0, power=0.9, warmup=10)
+    assert settings.rate(0) == pytest.approx(0.1)  # a tenth of the warm-up
+    assert settings.rate(9) == pytest.approx(0.91**0.9)
+    assert settings.rate(50) == pytest.approx(0.5**0.9)
+    assert settings.rate(99) == pytest.approx(0.01**0.9)
+
+
+def test_training_lowers_the_loss_and_returns_its_history(tmp_path):
+    seen = []
+    model, settings = tiny(), replace(QUICK, iterations=40)
+    history = fit(
+        model,
+        scenes(),
+        scenes("val", 8),
+        settings,
+        runs=tmp_path,
+        quiet=True,
+        on_epoch=lambda h: seen.append(len(h.steps)),
+    )
+    assert history.steps == list(range(4, 41, 4)) and seen == list(range(1, 11))
+    assert history.loss[-1] < 0.75 * history.loss[0]
+    assert history.images == 160 and history.seconds > 0 and not model.training
+    assert history.val_miou[-1] == evaluate(model, scenes("val", 8), batch_size=4)["miou"]
+    assert "40 steps" in str(history) and (history.folder / "settings.json").exists()
+
+
+def test_a_finished_run_is_loaded(tmp_path):
+    first, second = tiny(), tiny()
+    history = fit(first, scenes(), None, QUICK, runs=tmp_path, quiet=True)
+    again = fit(second, scenes(), None, QUICK, runs=tmp_path, quiet=True)
+    assert again.loaded and not history.loaded
+    assert again.loss == history.loss and again.folder == history.folder
+    assert same_weights(first, second)
+
+
+class Doubled(nn.Module):
+    """Two versions of this class differ in the code of `forward` alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 12, 1)
+
+    def forward(self, images):
+        return self.conv(images)
+
+
+def test_the_key_changes_with_everything_that_decides_the_outcome():
+    key = run_key(tiny(), scenes(), None, QUICK)
+    assert key == run_key(tiny(), scenes(), None, replace(QUICK, workers=2))
+    others = [
+        run_key(tiny(seed=1), scenes(), None, QUICK),
+        run_key(tiny(name="fcn16s"), scenes(), None, QUICK),
+        run_key(tiny(), scenes(length=17), None, QUICK),
+        run_key(tiny(), SceneDataset("shapes", size=32, length=16, seed=1), None, QUICK),
+        run_key(tiny(), scenes(), scenes("val"), QUICK),
+        run_key(tiny(), scenes(), None, replace(QUICK, learning_rate=1e-3)),
+        run_key(tiny(), scenes(), None, replace(QUICK, precision="bfloat16")),
+    ]
+    assert len({key, *others}) == 1 + len(others)
+
+
+def test_the_key_changes_with_the_code_of_a_readers_own_model(monkeypatch):
+    torch.manual_seed(0)
+    model = Doubled()
+    before = run_key(model, scenes(), None, QUICK)
+    monkeypatch.setattr(Doubled, "forward", lambda self, images: self.conv(images).relu())
+    assert run_key(model, scenes(), None, QUICK) != before
+
+
+def interrupted(tmp_path, after: int):
+    """Interrupt a run as Jupyter's stop button does, with a signal, after some epochs."""
+
+    def stop(history: History):
+        if len(history.steps) == after:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="the run is kept in"):
+        fit(tiny(), scenes(), None, QUICK, runs=tmp_path, quiet=True, on_epoch=stop)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_an_interrupted_run_goes_on_to_identical_weights(tmp_path, optimizer, monkeypatch):
+    monkeypatch.setitem(globals(), "QUICK", replace(QUICK, optimizer=optimizer))
+    whole, resumed = tiny(), tiny()
+    fit(whole, scenes(), None, QUICK, runs=tmp_path / "whole", quiet=True)
+    interrupted(tmp_path / "parts", after=1)
+    history = fit(resumed, scenes(), None, QUICK, runs=tmp_path / "parts", quiet=True)
+    assert same_weights(whole, resumed)
+    assert history.images == 48 and history.steps[-1] == 12 and not history.loaded
+
+
+def test_an_interrupt_in_the_middle_of_an_epoch_keeps_whole_steps(tmp_path, monkeypatch):
+    whole, resumed = tiny(), tiny()
+    fit(whole, scenes(), None, QUICK, runs=tmp_path / "whole", quiet=True)
+    calls = []
+
+    def stopping(*arguments):
+        calls.append(1)
+        if len(calls) == 6:
+            signal.raise_signal(signal.SIGINT)
+        return train_step(*arguments)
+
+    monkeypatch.setattr("deeplab_edu.training.train_step", stopping)
+    with pytest.raises(KeyboardInterrupt, match="Stopped after step 6;"):
+        fit(tiny(), scenes(), None, QUICK, runs=tmp_path / "parts", quiet=True)
+    monkeypatch.undo()
+    fit(resumed, scenes(), None, QUICK, runs=tmp_path / "parts", quiet=True)
+    assert same_weights(whole, resumed)
+
+
+SCRIPT = """
+    import sys, torch
+    torch.set_num_threads(1)
+    from deeplab_edu.data.scenes import SceneDataset
+    from deeplab_edu.models import build_model
+    from deeplab_edu.training import Settings, fit
+    torch.manual_seed(0)
+    model = build_model("fcn8s", num_classes=12, backbone="tiny", width=4)
+    settings = Settings(iterations=200, batch_size=4, warmup=2, precision="float32")
+    fit(model, SceneDataset("shapes", size=32, length=16), None, settings, runs=sys.argv[1], quiet=True)
+"""
+
+
+def test_kill_minus_nine_and_the_same_command_again_end_in_identical_weights(tmp_path):
+    def start(folder):
+        return subprocess.Popen([sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path / folder)])
+
+    whole = start("whole")
+    for rest in (3, 11):  # killed twice, at different moments
+        process = start("killed")
+        until(lambda n=rest: checkpoint_step(tmp_path / "killed") >= n, process)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert start("killed").wait() == 0 and whole.wait() == 0
+    weights = [load_file(next((tmp_path / f).glob("*/weights.safetensors"))) for f in ("whole", "killed")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert not list((tmp_path / "killed").glob("*/checkpoint*.safetensors"))
+
+
+def checkpoint_step(folder) -> int:
+    from deeplab_edu.training import _read
+
+    try:
+        return _read(next(folder.glob("*/checkpoint.safetensors")))[1]["step"]
+    except (StopIteration, FileNotFoundError):
+        return 0
+
+
+def until(condition, process, seconds=60):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < limit, (
+            "the child ended, or never wrote a checkpoint"
+        )
+        time.sleep(0.005)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
+    whole, resumed = tiny(), tiny()
+    fit(whole, scenes(), None, QUICK, runs=tmp_path / "whole", quiet=True)
+    interrupted(tmp_path / "parts", after=2)
+    newest = next((tmp_path / "parts").glob("*/checkpoint.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    fit(resumed, scenes(), None, QUICK, runs=tmp_path / "parts", quiet=True)
+    assert "Going on from the checkpoint before it." in capsys.readouterr().out
+    assert same_weights(whole, resumed)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    def full(*arguments, **more):
+        raise OSError(28, "No space left on device")
+
+    interrupted(tmp_path, after=1)
+    monkeypatch.setattr("deeplab_edu.training.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        fit(tiny(), scenes(), None, QUICK, runs=tmp_path, quiet=True)
+    monkeypatch.undo()
+    whole, resumed = tiny(), tiny()
+    fit(whole, scenes(), None, QUICK, runs=tmp_path / "whole", quiet=True)
+    fit(resumed, scenes(), None, QUICK, runs=tmp_path, quiet=True)
+    assert same_weights(whole, resumed)
+    assert not [p for p in tmp_path.rglob(".*")]  # no half-written file stays behind
+
+
+def test_worker_processes_change_nothing(tmp_path):
+    alone, helped = tiny(), tiny()
+    data = scenes()
+    data.transforms = Flip()
+    fit(alone, data, None, QUICK, runs=tmp_path / "0", quiet=True)
+    fit(helped, data, None, replace(QUICK, workers=2), runs=tmp_path / "2", quiet=True)
+    assert same_weights(alone, helped)
+
+
+class Flip:
+    def __call__(self, image, mask):
+        return (image.flip(-1), mask.flip(-1)) if torch.rand(()) < 0.5 else (image, mask)
+
+    def __repr__(self):
+        return "Flip()"
+
+
+def test_each_epoch_sees_each_picture_once_in_another_order():
+    steps = _Steps(scenes(), QUICK)
+    first, second = ([i for k in range(4) for i in steps.indices(e * 4 + k)] for e in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(16)) and first != second
+
+
+def test_random_state_of_the_caller_is_left_alone(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    model = tiny()
+    torch.manual_seed(5)
+    fit(model, scenes(), None, QUICK, runs=tmp_path, quiet=True)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_step_is_one_step_of_sgd_by_hand():
+    """A 1x1 convolution on one void and one counted pixel: gradient of the cross-entropy written out."""
+    model = nn.Conv2d(3, 2, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    images = torch.tensor([[10, 200], [30, 100], [250, 7]], dtype=torch.uint8).view(1, 3, 1, 2)
+    masks = torch.tensor([[[1, 255]]])
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixel = (images[0, :, 0, 0] / 255 - mean) / std
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss = train_step(model, optimizer, images, masks, Settings(precision="float32"))
+    assert float(loss) == pytest.approx(0.693147, abs=1e-5)
+    expected = 0.1 * torch.stack([-0.5 * pixel, 0.5 * pixel])  # softmax 1/2 each, target class 1
+    torch.testing.assert_close(model.weight.detach().view(2, 3), expected)
+
+
+def test_weights_come_back_with_their_facts(tmp_path):
+    first, second = tiny(0), tiny(1)
+    save_weights(tmp_path / "w.safetensors", first, seed=3)
+    assert load_weights(tmp_path / "w.safetensors", second) == {"seed": 3}
+    assert same_weights(first, second)
+
+
+def test_evaluation_is_one_confusion_matrix_over_all_pictures():
+    model, data = tiny(), scenes("val", 10)
+    matrix = ConfusionMatrix(12)
+    with torch.inference_mode():
+        from deeplab_edu.data.augment import normalize
+
+        for image, mask in (data[i] for i in range(10)):
+            matrix.update(model.eval()(normalize(image)[None]).argmax(1)[0], mask)
+    for batch_size in (3, 10):
+        scores = evaluate(model, data, batch_size=batch_size, detailed=True, precision="float32")
+        assert scores["miou"] == pytest.approx(float(matrix.miou))
+        assert {"trimap1", "trimap3", "inner", "thin", "small", "mid", "big"} <= scores.keys()
+
+
+class Oracle(nn.Module):
+    """Answers with the label it was given, wherever it is within a margin of the left edge; ground elsewhere."""
+
+    def __init__(self, data, columns):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        masks = torch.stack([data[i][1].as_subclass(torch.Tensor) for i in range(len(data))]).long()
+        masks[..., columns:] = 0
+        self.logits = nn.functional.one_hot(masks, 12).permute(0, 3, 1, 2).float()
+
+    def forward(self, images):
+        return self.logits * self.scale
+
+
+def test_a_perfect_answer_scores_one_everywhere_and_half_an_answer_does_not():
+    data = SceneDataset("full", "val", size=64, length=8)
+    perfect = evaluate(Oracle(data, 64), data, batch_size=8, detailed=True)
+    assert set(perfect.values()) == {1.0}
+    half = evaluate(Oracle(data, 32), data, batch_size=8, detailed=True)
+    assert all(half[k] < 0.95 for k in ("miou", "trimap1", "thin", "mid", "shapes"))
+
+
+def test_differing_fields():
+    assert differing_fields(QUICK, replace(QUICK, seed=1)) == {"seed"}
+    assert differing_fields({"a": 1, "b": 2}, {"a": 1, "b": 3}, {"a": 1, "c": 2}) == {"b", "c"}
+    assert differing_fields(QUICK, QUICK) == set()
+
+
+class Sizes(SceneDataset):
+    def __getitems__(self, indices):
+        return [
+            (
+                tv_tensors.Image(torch.zeros(3, 8 + i, 8, dtype=torch.uint8)),
+                tv_tensors.Mask(torch.zeros(8 + i, 8)),
+            )
+            for i in indices
+        ]
+
+
+class Void(SceneDataset):
+    def __getitems__(self, indices):
+        return [
+            (image, tv_tensors.Mask(torch.full_like(mask, 255)))
+            for image, mask in super().__getitems__(indices)
+        ]
+
+
+class Empty(SceneDataset):
+    def __len__(self):
+        return 0
+
+
+def test_mishaps_end_in_a_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"differ in size .*; crop them with train_transforms\(size\)"):
+        fit(tiny(), Sizes(length=8), None, QUICK, runs=tmp_path, quiet=True)
+    with pytest.raises(ValueError, match="The training data set is empty"):
+        fit(tiny(), Empty(length=8), None, QUICK, runs=tmp_path, quiet=True)
+    with pytest.raises(
+        FloatingPointError, match=r"The loss became nan at step 1; lower learning_rate .* void everywhere"
+    ):
+        fit(tiny(), Void("shapes", size=32, length=16), None, QUICK, runs=tmp_path, quiet=True)
+    with pytest.raises(ValueError, match=r"Settings.iterations is 0; it must be greater than zero."):
+        Settings(iterations=0)
+    with pytest.raises(ValueError, match=r"Unknown optimizer 'adam'; choose adamw or sgd."):
+        Settings(optimizer="adam")
+    with pytest.raises(ValueError, match=r"Unknown precision 'fp16'; choose one of auto, float32, bfloat16."):
+        Settings(precision="fp16")
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        load_weights(tmp_path / "none.safetensors", tiny())
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(ValueError, match=r"not a readable safetensors file .*; delete it to train again"):
+        load_weights(tmp_path / "text.safetensors", tiny())
+
+
+def test_a_diverging_run_keeps_its_last_good_checkpoint(tmp_path, monkeypatch):
+    interrupted(tmp_path, after=1)
+    before = next(tmp_path.glob("*/checkpoint.safetensors")).read_bytes()
+    monkeypatch.setattr("deeplab_edu.training.train_step", lambda *a: torch.tensor(float("nan")))
+    with pytest.raises(FloatingPointError, match="at step 5;"):
+        fit(tiny(), scenes(), None, QUICK, runs=tmp_path, quiet=True)
+    assert next(tmp_path.glob("*/checkpoint.safetensors")).read_bytes() == before
+
+
+def test_runs_go_where_the_variable_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPLAB_EDU_RUNS", str(tmp_path / "elsewhere"))
+    history = fit(tiny(), scenes(), None, QUICK, name="mine", quiet=True)
+    assert history.folder.parent == tmp_path / "elsewhere" and history.folder.name.startswith("mine-")
+    assert os.listdir(history.folder)
+
+
+@pytest.mark.gpu
+def test_a_run_on_the_gpu(tmp_path):
+    model = tiny().cuda()
+    fit(
+        model,
+        SceneDataset("shapes", size=32, length=16, device="cuda"),
+        None,
+        replace(QUICK, precision="auto"),
+        runs=tmp_path,
+        quiet=True,
+    )
+    assert next(model.parameters()).is_cuda
