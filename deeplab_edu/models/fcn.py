@@ -36,7 +36,7 @@ class FCN(nn.Module):
         init_he(self.classifier)
 
         def upsampling(factor: int, learn: bool = False) -> BilinearUpsampling:
-            return BilinearUpsampling(num_classes, factor, factor // 2 if padded else 0, learn)
+            return BilinearUpsampling(num_classes, factor, factor // 2 if padded else 0, learn, dense=not padded)
 
         *_, pool3, pool4, pool5 = self.backbone.channels
         self.score_fr = zero_conv(8 * width if padded else 4096, num_classes)

@@ -35,20 +35,23 @@ def bilinear_kernel(size: int) -> Tensor:
 class BilinearUpsampling(nn.Module):
     """Transposed convolution that starts as bilinear interpolation by an even `factor` (FCN, §3.3).
 
-    (N, channels, h, w) -> (N, channels, factor (h + 1) - 2 padding, factor (w + 1) - 2 padding). The weight is
-    dense, class to class, with the bilinear kernel on its diagonal, as in the released `surgery.py`; `learn=False`
-    freezes it. Next to the border, where a neighbour is missing, scores fade towards zero.
+    (N, channels, h, w) -> (N, channels, factor (h + 1) - 2 padding, factor (w + 1) - 2 padding). The released nets'
+    weight is `dense`, every class to every class, with the bilinear kernel on its diagonal (`surgery.py`); otherwise
+    each class has its own kernel only, which is the same function in a fraction of the time. `learn=False` freezes
+    it. Next to the border, where a neighbour is missing, scores fade towards zero.
 
     The convolution stays in float32 under CPU autocast: on processors with AMX, oneDNN (torch 2.14) computes a wrong
     bfloat16 gradient for some of these kernels (12 classes, kernel 16: off by more than its own size).
     """
 
-    def __init__(self, channels: int, factor: int, padding: int = 0, learn: bool = False) -> None:
+    def __init__(
+        self, channels: int, factor: int, padding: int = 0, learn: bool = False, dense: bool = True
+    ) -> None:
         super().__init__()
-        size = 2 * factor
-        self.conv = nn.ConvTranspose2d(channels, channels, size, stride=factor, padding=padding, bias=False)
-        weight = torch.eye(channels)[:, :, None, None] * bilinear_kernel(size)
-        self.conv.weight = nn.Parameter(weight, requires_grad=learn)
+        size, groups = 2 * factor, 1 if dense else channels
+        self.conv = nn.ConvTranspose2d(channels, channels, size, factor, padding, groups=groups, bias=False)
+        own = torch.eye(channels) if dense else torch.ones(channels, 1)
+        self.conv.weight = nn.Parameter(own[:, :, None, None] * bilinear_kernel(size), requires_grad=learn)
 
     def forward(self, scores: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=False):
