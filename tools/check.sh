@@ -25,7 +25,7 @@ stage() {
 selection="not slow and not gpu"
 [ "${1:-}" != all ] || selection=""
 
-stage "ruff check" ruff check --quiet
+stage "ruff check" ruff check --quiet --output-format=concise
 stage "ruff format" ruff format --check --quiet
 stage "mypy" mypy --no-error-summary
 stage "tests" python -m pytest --no-header -rs -m "$selection" tests
