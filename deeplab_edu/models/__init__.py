@@ -21,9 +21,9 @@ MODELS = {name: description for name, (_, description) in _TABLE.items()}
 def build_model(name: str, num_classes: int = 21, **options: object) -> nn.Module:
     """Build the model `name` (a key of `MODELS`) with `num_classes` classes, background included.
 
-    `options` are the keyword arguments of the model's class, e.g. `backbone="tiny"`. The model maps
-    normalised images (N, 3, H, W) to logits (N, num_classes, H, W). Raises ValueError for an unknown name or a number
-    of classes below 2, TypeError for an option the model does not have.
+    `options` are the keyword arguments of the model's class, e.g. `backbone="tiny"`. The model maps normalised
+    images (N, 3, H, W) to logits (N, num_classes, H, W). Raises ValueError for an unknown name or a number of
+    classes below 2, TypeError for an option the model does not have.
     """
     if name not in _TABLE:
         raise ValueError(f"no model is called {name!r}; choose from {', '.join(MODELS)}")

@@ -59,7 +59,7 @@ class BilinearUpsampling(nn.Module):
 
 
 def init_he(module: nn.Module) -> None:
-    """Draw every convolution inside `module` from He et al., *Delving Deep into Rectifiers*, 2015, eq. 10; biases zero."""
+    """Draw the weights of every convolution inside `module` as He et al., 2015, eq. 10, do; biases are zero."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -74,8 +74,8 @@ def zero_conv(in_channels: int, num_classes: int) -> nn.Conv2d:
     it is added to as it was (FCN, §4.2 and §4.3).
     """
     layer = nn.Conv2d(in_channels, num_classes, 1)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer
 
 
