@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 from deeplab_edu.data.augment import normalize
 from deeplab_edu.data.labels import IGNORE_INDEX
 from deeplab_edu.metrics import ConfusionMatrix, trimap
-from deeplab_edu.profiles import bf16_is_fast, runs_folder
+from deeplab_edu.profiles import Profile, bf16_is_fast, runs_folder
 
 FORMAT = 1  # of a run folder; raise it when an old run must not be taken for a new one
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -66,6 +66,12 @@ class Settings:
             raise ValueError(f"Unknown optimizer {self.optimizer!r}; choose adamw or sgd.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"Unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}.")
+
+    @classmethod
+    def from_profile(cls, profile: Profile, **changes: Any) -> "Settings":
+        """The recipe of a profile, with changes (`experiments/recipe_search.py` tells where it comes from)."""
+        names = ("iterations", "batch_size", "learning_rate", "precision")
+        return cls(**{n: getattr(profile, n) for n in names} | changes)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""

@@ -231,7 +231,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     fit(whole, scenes(), None, QUICK, runs=tmp_path / "whole", quiet=True)
     fit(resumed, scenes(), None, QUICK, runs=tmp_path, quiet=True)
     assert same_weights(whole, resumed)
-    assert not [p for p in tmp_path.rglob(".*")]  # no half-written file stays behind
+    assert not list(tmp_path.rglob(".*"))  # no half-written file stays behind
 
 
 def test_worker_processes_change_nothing(tmp_path):

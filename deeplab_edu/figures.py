@@ -1,0 +1,183 @@
+"""Figures as pure functions: each draws into the axes it is given and keeps no state.
+
+Maps of numbers use `cividis` and signed ones `PuOr`, both safe for colour-blind readers; class colours come from the
+data set's `LabelSet`, or from `SERIES`, which keeps its order. A title states what the figure shows.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from numpy.typing import ArrayLike
+
+from deeplab_edu.data.labels import IGNORE_INDEX, LabelSet
+from deeplab_edu.training import History
+
+SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito
+STYLE = {
+    "figure.dpi": 80,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "image.cmap": "cividis",
+    "image.interpolation": "nearest",
+}
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults for the course: resolution, font size, colour map."""
+    mpl.rcParams.update(STYLE)
+    mpl.rcParams["axes.prop_cycle"] = mpl.cycler(color=SERIES)
+
+
+def _picture(image: ArrayLike) -> np.ndarray:
+    """(3, H, W) or (H, W, 3) uint8, or float in 0..1 -> (H, W, 3) that matplotlib shows."""
+    image = np.asarray(image)
+    return image.transpose(1, 2, 0) if image.ndim == 3 and image.shape[0] == 3 else image
+
+
+def _bare(ax: Axes, title: str) -> Axes:
+    ax.set(xticks=[], yticks=[], title=title)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def draw_image(ax: Axes, image: ArrayLike, title: str = "") -> Axes:
+    """A picture: (3, H, W) or (H, W, 3), uint8 or float in 0..1."""
+    ax.imshow(_picture(image))
+    return _bare(ax, title)
+
+
+def draw_labels(ax: Axes, mask: ArrayLike, labels: LabelSet, title: str = "") -> Axes:
+    """A label map (H, W) in the colours of its classes; void is light grey."""
+    ax.imshow(labels.colorize(mask))
+    return _bare(ax, title)
+
+
+def draw_overlay(
+    ax: Axes, image: ArrayLike, mask: ArrayLike, labels: LabelSet, title: str = "", strength: float = 0.55
+) -> Axes:
+    """A label map (H, W) laid over its picture."""
+    picture = _picture(image).astype(float)
+    picture = picture / 255 if picture.max() > 1 else picture
+    ax.imshow((1 - strength) * picture + strength * labels.colorize(mask) / 255)
+    return _bare(ax, title)
+
+
+def draw_errors(ax: Axes, prediction: ArrayLike, target: ArrayLike, title: str = "") -> Axes:
+    """Where a prediction (H, W) is wrong: orange; right: pale; void: grey."""
+    prediction, target = np.asarray(prediction), np.asarray(target)
+    kinds = np.select([target == IGNORE_INDEX, prediction != target], [2, 1], 0)
+    colors = np.array([[240, 238, 232], [213, 94, 0], [200, 192, 180]], dtype=np.uint8)
+    ax.imshow(colors[kinds])
+    return _bare(ax, title)
+
+
+def draw_map(
+    ax: Axes,
+    values: ArrayLike,
+    title: str = "",
+    *,
+    signed: bool = False,
+    limits: tuple[float, float] | None = None,
+) -> Axes:
+    """A map of numbers (H, W) with its colour bar; `signed` puts zero in the middle."""
+    values = np.asarray(values, dtype=float)
+    top = np.abs(values).max() if values.size else 1.0
+    low, high = limits or ((-top, top) if signed else (values.min(), values.max()))
+    drawn = ax.imshow(values, cmap="PuOr" if signed else "cividis", vmin=low, vmax=high)
+    assert ax.figure is not None
+    ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03)
+    return _bare(ax, title)
+
+
+def draw_numbers(
+    ax: Axes, values: ArrayLike, title: str = "", *, form: str = "g", marked: Sequence[tuple[int, int]] = ()
+) -> Axes:
+    """A small matrix with its numbers written in the cells; `marked` cells (row, column) get a frame."""
+    values = np.atleast_2d(np.asarray(values, dtype=float))
+    top = np.abs(values).max() or 1.0
+    ax.imshow(values, cmap="cividis", vmin=0 if values.min() >= 0 else -top, vmax=top)
+    middle = (values.min() + values.max()) / 2
+    for (row, column), value in np.ndenumerate(values):
+        shade = "black" if value > middle else "white"
+        ax.text(column, row, format(value, form), ha="center", va="center", color=shade, fontsize=8)
+    for row, column in marked:
+        ax.add_patch(
+            Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=SERIES[1], linewidth=2.5)
+        )
+    return _bare(ax, title)
+
+
+def draw_boxes(ax: Axes, boxes: Mapping[str, tuple[int, int, int, int]]) -> Axes:
+    """Named boxes (left, top, right, bottom) px on a picture."""
+    for name, (left, top, right, bottom) in boxes.items():
+        ax.add_patch(
+            Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, ec="black", lw=1.5)
+        )
+        box = {"facecolor": "white", "edgecolor": "black", "pad": 1.5, "linewidth": 0.5}
+        ax.text(left, max(top, 5), name, fontsize=7, va="bottom", bbox=box)
+    return ax
+
+
+def add_class_legend(figure: Figure, labels: LabelSet, masks: Sequence[ArrayLike], columns: int = 8) -> None:
+    """One legend under all axes for the classes that occur in `masks`."""
+    present = sorted({int(i) for mask in masks for i in np.unique(np.asarray(mask))} - {IGNORE_INDEX})
+    patches = [
+        Patch(facecolor=np.array(labels.colors[i]) / 255, ec="#888", label=labels.names[i]) for i in present
+    ]
+    figure.legend(handles=patches, ncols=columns, loc="outside lower center", frameon=False, fontsize=9)
+
+
+def draw_history(ax: Axes, histories: Mapping[str, History], title: str = "") -> Axes:
+    """Training loss against steps, one line a run; each line is named at its end."""
+    for (name, history), color in zip(histories.items(), SERIES, strict=False):
+        ax.plot(
+            history.steps,
+            history.loss,
+            color=color,
+            marker="." if len(history.steps) < 30 else "",
+            label=name,
+        )
+    ax.set(xlabel="training step", ylabel="loss (mean cross-entropy)", title=title)
+    ax.set_ylim(bottom=0)
+    if len(histories) > 1 or next(iter(histories), ""):
+        ax.legend(frameon=False)
+    return ax
+
+
+def draw_scores(
+    ax: Axes, scores: Mapping[str, Mapping[str, Sequence[float]]], metrics: Mapping[str, str], title: str = ""
+) -> Axes:
+    """Compare arms on several metrics: a dot a seed, a bar at their mean.
+
+    Args:
+        scores: arm -> metric -> one value a seed, in 0..1.
+        metrics: metric -> how it is called on the axis.
+    """
+    width = 0.8 / len(scores)
+    for arm, (name, values) in enumerate(scores.items()):
+        at = np.arange(len(metrics)) + (arm - (len(scores) - 1) / 2) * width
+        seeds = [100 * np.asarray(values[m]) for m in metrics]
+        ax.bar(
+            at,
+            [s.mean() for s in seeds],
+            width * 0.92,
+            color=SERIES[arm % len(SERIES)],
+            alpha=0.55,
+            label=name,
+        )
+        for x, s in zip(at, seeds, strict=True):
+            ax.plot(
+                [x] * len(s), s, ".", color=SERIES[arm % len(SERIES)], markersize=7, markeredgecolor="white"
+            )
+    ax.set_xticks(range(len(metrics)), list(metrics.values()))
+    ax.set(ylabel="IoU, points", title=title)
+    ax.legend(frameon=False, ncols=len(scores), loc="upper right", bbox_to_anchor=(1, 1.0))
+    ax.margins(y=0.22)
+    return ax

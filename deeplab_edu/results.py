@@ -1,0 +1,89 @@
+"""Measured results as small JSON files: what was measured, and all that is needed to measure it again.
+
+A result names its command, profile, device, seeds, versions and a digest of the code that decides its numbers.
+Figures and tables in the notebooks draw from these files, never from numbers typed in.
+"""
+
+import hashlib
+import json
+import platform
+import statistics
+from collections.abc import Iterable, Mapping
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deeplab_edu.profiles import Profile, bf16_is_fast
+
+FOLDER = Path(__file__).resolve().parent.parent / "results"
+DECIDES = ("data", "models", "metrics.py", "training.py", "profiles.py")  # what a number can depend on
+
+
+def machine() -> dict[str, Any]:
+    """Processor or GPU, what it can do, and the versions of what computes on it."""
+    packages = ("torch", "torchvision", "numpy")
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "bf16": bf16_is_fast(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def code_digest() -> str:
+    """Ten hexadecimal digits over the package's code that decides numbers."""
+    package = Path(__file__).resolve().parent
+    files = sorted(
+        f for part in DECIDES for f in [package / part, *(package / part).rglob("*.py")] if f.is_file()
+    )
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()[:10]
+
+
+def save_result(
+    name: str, command: str, profile: Profile, measured: Any, *, folder: Path | None = None, **facts: Any
+) -> Path:
+    """Write `results/<name>.json`; `facts` are seeds, settings and whatever else a repetition needs."""
+    path = (folder or FOLDER) / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {
+        "command": command,
+        "profile": profile.name,
+        "date": date.today().isoformat(),
+        "code": code_digest(),
+    }
+    content = {**header, **facts, "machine": machine(), "measured": measured}
+    path.write_text(json.dumps(content, indent=1, default=_plain) + "\n")
+    return path
+
+
+def load_result(name: str, *, folder: Path | None = None) -> dict[str, Any]:
+    """Read `results/<name>.json`.
+
+    Raises:
+        FileNotFoundError: no such result; the message lists those that there are.
+    """
+    path = (folder or FOLDER) / f"{name}.json"
+    if not path.exists():
+        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
+        raise FileNotFoundError(f"There is no result {name!r} in {path.parent.name}/; recorded are: {there}.")
+    return json.loads(path.read_text())
+
+
+def spread(values: Iterable[float]) -> str:
+    """Mean and range over seeds, in points: '17.1 (16.4 to 17.6)'."""
+    points = [100 * v for v in values]
+    return f"{statistics.mean(points):.1f} ({min(points):.1f} to {max(points):.1f})"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return value.item() if hasattr(value, "item") else str(value)
