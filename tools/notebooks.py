@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, help="seconds a notebook may take (for `test`: a cell)")
     parser.add_argument("--into", type=Path, default=Path("build/notebooks"), help="where `course` writes")
     parser.add_argument("--keep-runs", action="store_true", help="load and keep training runs between calls")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     function, profile, limit = COMMANDS[options.command]
     options.profile = options.profile or profile
     options.limit = options.limit or limit
