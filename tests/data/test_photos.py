@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 from torchvision.datasets import VOCSegmentation
 
 from deeplab_edu.data import open_dataset, photos
+from deeplab_edu.data.augment import eval_transforms
 from deeplab_edu.data.labels import CAMVID, IGNORE_INDEX, VOC
 from deeplab_edu.data.photos import read_image, read_mask
 
@@ -144,6 +145,18 @@ def test_repr_knows_the_state_of_the_data_but_not_the_machine(own: Path) -> None
     assert repr(open_dataset("folder", "all", root=moved)) == before
     save(moved / "masks" / "a.png", np.zeros((6, 8)))
     assert repr(open_dataset("folder", "all", root=moved)) != before
+
+
+def test_scenes_open_through_the_same_door_and_look_the_same(own: Path) -> None:
+    resize = eval_transforms((20, 30))
+    scenes = open_dataset("scenes", "val", transforms=resize, preset="thin", size=32, length=2)
+    for ds in (scenes, open_dataset("folder", "all", own, resize)):
+        image, mask = ds[0]
+        assert (type(image), type(mask)) == (tv_tensors.Image, tv_tensors.Mask)
+        assert (image.shape, mask.shape) == ((3, 20, 30), (20, 30))
+        assert image.dtype == mask.dtype == torch.uint8
+        assert ds.transforms is resize and ds.labels.num_classes > mask[mask != IGNORE_INDEX].max()
+    assert len(scenes) == 2
 
 
 # ---- what an image file may be
