@@ -16,8 +16,6 @@ from deeplab_edu.data.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from deeplab_edu.inference import predict, segment, tiles
 from deeplab_edu.models import build_model
 
-torch.set_num_threads(1)
-
 
 def redness() -> nn.Conv2d:
     """1x1 convolution with the logits (normalised red, 0): its probabilities can be worked out by hand."""
@@ -223,8 +221,6 @@ PEAKS = """
 import resource, sys, numpy, torch
 from deeplab_edu.inference import segment
 from deeplab_edu.models import build_model
-torch.set_num_threads(1)
-model = build_model("fcn8s", 12, backbone="tiny", width=8)
 photograph = numpy.random.default_rng(0).integers(0, 256, (2000, 3000, 3), dtype=numpy.uint8)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**10 if sys.platform == "linux" else 2**20)
 segment(model, photograph[:512, :512])
@@ -247,8 +243,6 @@ def test_a_photograph_of_6_megapixels_needs_little_more_memory_than_its_result()
 
 @pytest.mark.gpu
 def test_model_on_a_gpu_gives_a_result_on_the_cpu():
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU here")
     image = random_image(100, 300)
     on_gpu = segment(shaken("fcn8s").cuda(), image, tile=128, overlap=32, flip=True)
     assert on_gpu.device.type == "cpu"

@@ -37,7 +37,7 @@ class FCN(nn.Module):
     `backbone` is "vgg16", as in the paper; "vgg16_bn"; or "tiny" with `width` (default 16), which is padded like any
     newer network, so that nothing needs cropping away. `pretrained` is True for torchvision's ImageNet weights or the
     path of a file of them. Deconvolutions are fixed, as released; with `learn_upsampling` all but the last are
-    trained, as in the paper, which saw no significant difference. Score layers start at zero (§4.2, §4.3).
+    trained, as in the paper; the authors saw no significant difference. Score layers start at zero (§4.2, §4.3).
 
     A finer net can go on from a coarser one's weights, as in the paper:
     `finer.load_state_dict({k: v for k, v in coarser.state_dict().items() if "upscore" not in k}, strict=False)`.
@@ -64,6 +64,8 @@ class FCN(nn.Module):
             return BilinearUpsampling(num_classes, factor, padding, learn, dense=self.padded)
 
         self.score_fr = zero_conv(channels, num_classes)
+        if backbone == "tiny":  # trained from scratch: zeros would keep the gradient from the trunk at first
+            self.score_fr.reset_parameters()
         if stride <= 16:
             self.upscore2 = upsampling(2, learn_upsampling)
             self.score_pool4 = zero_conv(pool4, num_classes)
@@ -103,7 +105,9 @@ def trunk(backbone: str, width: int | None) -> tuple[VGG16 | Tiny, nn.Module, in
     if backbone not in BACKBONES:
         raise ValueError(f"FCN has no backbone {backbone!r}; choose from {', '.join(BACKBONES)}")
     if backbone == "tiny":
-        width = width or 16
+        width = 16 if width is None else width
+        if not isinstance(width, int) or width < 1:
+            raise ValueError(f"width is a whole number from 1 up, not {width!r}")
         classifier = nn.Sequential(OrderedDict(fc6=conv_bn_relu(5 * width, 8 * width)))
         init_he(classifier)
         return Tiny(width), classifier, 8 * width
