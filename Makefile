@@ -5,14 +5,17 @@ PYTHON_IN_VENV := .venv/bin/python
 # seconds a notebook may take in `make gpu-course`
 LIMIT ?= 1800
 
+# JupyterLab refuses to run as root, which is who you are in most containers
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
+
 .PHONY: help lab test test-all course gpu-course format lint crf clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
 
-lab: $(READY) ## open JupyterLab on the first notebook
-	@$(PYTHON_IN_VENV) -m jupyterlab notebooks/00_start_here.ipynb
+lab: $(READY) ## open JupyterLab on the first notebook; ARGS=--no-browser and the like are handed on
+	@$(PYTHON_IN_VENV) -m jupyterlab $(AS_ROOT) $(ARGS) notebooks/00_start_here.ipynb
 
 test: $(READY) ## run every check that CI runs: style, types, tests, notebooks in profile ci
 	@sh tools/check.sh

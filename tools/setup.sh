@@ -12,7 +12,7 @@ CRF_LOG=$VENV/pydensecrf-build.log
 
 say() { printf '%s\n' "$*" >&2; }
 stop() {
-    say "" "Set-up stopped: $1"
+    printf '\nSet-up stopped: %s\n' "$1" >&2
     shift
     for line in "$@"; do say "  $line"; done
     exit 1
