@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
@@ -32,7 +33,7 @@ STYLE = {
 def use_style() -> None:
     """Set matplotlib's defaults for the course: resolution, font size, colour map."""
     mpl.rcParams.update(STYLE)
-    mpl.rcParams["axes.prop_cycle"] = mpl.cycler(color=SERIES)
+    mpl.rcParams["axes.prop_cycle"] = cycler(color=SERIES)
 
 
 def _picture(image: ArrayLike) -> np.ndarray:
@@ -122,6 +123,60 @@ def draw_boxes(ax: Axes, boxes: Mapping[str, tuple[int, int, int, int]]) -> Axes
         )
         box = {"facecolor": "white", "edgecolor": "black", "pad": 1.5, "linewidth": 0.5}
         ax.text(left, max(top, 5), name, fontsize=7, va="bottom", bbox=box)
+    return ax
+
+
+def draw_instances(ax: Axes, instances: ArrayLike, title: str = "") -> Axes:
+    """A map (H, W) of object numbers, 0 for none: neighbours in number differ in colour, white between objects."""
+    instances = np.asarray(instances)
+    shades = np.array([int(c[i : i + 2], 16) for c in SERIES for i in (1, 3, 5)]).reshape(-1, 3)
+    picture = np.where(instances[..., None] > 0, shades[instances % len(SERIES)], 240).astype(np.uint8)
+    right, below = instances[:, 1:] != instances[:, :-1], instances[1:] != instances[:-1]
+    picture[:, 1:][right & (instances[:, 1:] > 0)] = 255
+    picture[1:][below & (instances[1:] > 0)] = 255
+    ax.imshow(picture)
+    return _bare(ax, title)
+
+
+def draw_lines(
+    ax: Axes,
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    across: str,
+    up: str,
+    title: str = "",
+) -> Axes:
+    """Named curves (x, y) over one pair of axes, e.g. a score against a width; `across` and `up` name the axes."""
+    styles = ("o-", "s--", "^-.", "D:", "v-", "P--")  # a second sign beside colour
+    for (name, (x, y)), color, style in zip(lines.items(), SERIES, styles, strict=False):
+        ax.plot(x, y, style, color=color, markersize=5, label=name)
+    ax.set(xlabel=across, ylabel=up, title=title)
+    if len(lines) > 1:
+        ax.legend(frameon=False)
+    return ax
+
+
+def draw_taps(ax: Axes, layers: Sequence[tuple[int, int, int]], title: str = "") -> Axes:
+    """What one unit sees, in one dimension: from the top layer down to the pixels, a line a tap.
+
+    Args:
+        layers: (kernel, stride, dilation) of each layer, the first one next to the pixels.
+    """
+    jumps = np.cumprod([1] + [stride for _, stride, _ in layers])  # pixels between two units of each map
+    seen = {0.0}
+    for level in range(len(layers), 0, -1):
+        kernel, _, dilation = layers[level - 1]
+        reach = (np.arange(kernel) - (kernel - 1) / 2) * dilation * jumps[level - 1]
+        for unit in seen:
+            for tap in unit + reach:
+                ax.plot([unit, tap], [level, level - 1], color="#888", lw=0.7, zorder=1)
+        ax.plot(sorted(seen), [level] * len(seen), "o", color=SERIES[0], markersize=5)
+        seen = {float(unit + tap) for unit in seen for tap in reach}
+    ax.plot(sorted(seen), [0] * len(seen), "s", color=SERIES[1], markersize=5)
+    ax.set(
+        yticks=range(len(layers) + 1), yticklabels=["pixels", *(f"layer {n + 1}" for n in range(len(layers)))]
+    )
+    ax.set(title=title, xlabel="px from the middle")
+    ax.spines["left"].set_visible(False)
     return ax
 
 

@@ -5,7 +5,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -89,9 +89,7 @@ class Profile:
 
 
 def _profile(**values: Any) -> Profile:
-    frozen = {k: MappingProxyType(v) if isinstance(v, dict) else v for k, v in values.items()}
-    assert frozen.keys() <= {f.name for f in fields(Profile)}
-    return Profile(**frozen)
+    return Profile(**{k: MappingProxyType(v) if isinstance(v, dict) else v for k, v in values.items()})  # type: ignore[arg-type]
 
 
 PROFILES: dict[str, Profile] = {

@@ -146,7 +146,7 @@ def run_key(model: nn.Module, train: Dataset, val: Dataset | None, settings: Set
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:10]
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary neighbour, then put it in place: readers see the old file or the new, never half."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -387,7 +387,7 @@ def _train(model, train, val, settings: Settings, run: _Run, quiet: bool, on_epo
     start, history = facts.get("step", 0), History(run.folder, **facts.get("history", {}))
     loader = DataLoader(
         batches, batch_size=None, sampler=range(start, settings.iterations), num_workers=settings.workers
-    )  # type: ignore[arg-type]
+    )
     bar = tqdm(total=settings.iterations, initial=start, disable=quiet, leave=False, unit="step")
     losses: list[Tensor] = []
     with _stop_between_steps() as stopped, bar:
@@ -490,12 +490,11 @@ class _Matrices:
     def scores(self, groups) -> dict[str, float]:
         everything = self.of["all"]
         scores = {"miou": everything.miou, "pixel_accuracy": everything.pixel_accuracy}
-        for region in ("trimap1", "trimap3", "inner"):
-            if region in self.of:
-                scores[region] = self.of[region].miou
+        counted = {region for region, matrix in self.of.items() if matrix.matrix.sum() > 0}
+        scores |= {r: self.of[r].miou for r in ("trimap1", "trimap3", "inner") if r in counted}
         if "inner" in self.of:
             scores |= {group: everything.mean_iou_of(classes) for group, classes in groups.items()}
-            for size in ("small", "mid", "big"):
-                if self.of[size].matrix.sum() > 0:
-                    scores[size] = self.of[size].mean_iou_of(groups["shapes"])
+        scores |= {
+            s: self.of[s].mean_iou_of(groups["shapes"]) for s in ("small", "mid", "big") if s in counted
+        }
         return {name: float(value) for name, value in scores.items()}

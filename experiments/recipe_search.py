@@ -1,11 +1,12 @@
 """How the settings of the short runs were chosen: one setting at a time around a start, scored on validation scenes.
 
-    python experiments/recipe_search.py            (about 25 minutes on one core; writes results/recipe_search.json)
+    python experiments/recipe_search.py [RUNS]      (about 20 minutes on one core; writes results/recipe_search.json)
 
 Every arm trains for the same number of pictures. FCN-8s and FCN-32s are both searched, so that the recipe does not
 favour one of the models it will compare. Test scenes, on which results are reported, are not looked at.
 """
 
+import sys
 import tempfile
 from dataclasses import asdict, replace
 
@@ -34,6 +35,10 @@ CHANGES = [
     {"weight_decay": 1e-2},
     {"optimizer": "sgd", "learning_rate": 0.05},
     {"optimizer": "sgd", "learning_rate": 0.2},
+    # what helped, together
+    {"batch_size": 8, "iterations": PICTURES // 8, "learning_rate": 8e-3},
+    {"batch_size": 8, "iterations": PICTURES // 8, "learning_rate": 2e-3},
+    {"batch_size": 4, "iterations": PICTURES // 4},
 ]
 
 
@@ -41,7 +46,8 @@ def main() -> None:
     profile = Profile.load("cpu")
     train, val = SceneDataset("thin", "train", length=2000), SceneDataset("thin", "val", length=200)
     rows = []
-    with tempfile.TemporaryDirectory() as runs:
+    with tempfile.TemporaryDirectory() as fresh:
+        runs = sys.argv[1] if len(sys.argv) > 1 else fresh
         for change in CHANGES:
             for name in ("fcn32s", "fcn8s"):
                 torch.manual_seed(0)

@@ -1,0 +1,76 @@
+"""FCN-32s, 16s, 8s on thin structures: the same recipe, several seeds, scored on test scenes that nothing was tuned on.
+
+    python experiments/fcn_ladder.py --profile cpu --seeds 0 1 2
+
+A seed changes initial weights, order of the pictures and the training scenes themselves. Writes
+results/fcn_ladder.<profile>.json.
+"""
+
+import argparse
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from deeplab_edu.data.scenes import SceneDataset
+from deeplab_edu.models import build_model
+from deeplab_edu.profiles import PROFILES, Profile
+from deeplab_edu.results import save_result
+from deeplab_edu.training import Settings, differing_fields, evaluate, fit
+
+ARMS = ("fcn32s", "fcn16s", "fcn8s")
+
+
+def train_arm(name: str, seed: int, profile: Profile, runs: str | Path) -> tuple[dict, dict[str, float]]:
+    """Train one arm; what it was trained with, and its scores on the test scenes."""
+    size = profile.image_size
+    train = SceneDataset("thin", "train", size=size, length=profile.train_scenes, seed=seed)
+    test = SceneDataset("thin", "test", size=size, length=2 * profile.val_scenes)
+    settings = Settings.from_profile(profile, seed=seed)
+    torch.manual_seed(seed)
+    model = build_model(name, num_classes=12, **profile.model_options).to(profile.device)
+    history = fit(model, train, None, settings, name=f"{name}-{seed}", runs=runs, quiet=True)
+    scores = evaluate(model, test, detailed=True, precision=profile.precision)
+    print(f"{name}, seed {seed}: {history}; test mIoU {scores['miou']:.3f}", flush=True)
+    return {"model": name, "data": repr(train), **asdict(settings)}, {
+        **scores,
+        "seconds": round(history.seconds, 1),
+    }
+
+
+def run(profile: Profile, seeds: list[int], runs: str | Path) -> dict[str, dict[str, list[float]]]:
+    """Scores of every arm: arm -> metric -> one value a seed."""
+    scores: dict[str, dict[str, list[float]]] = {name: {} for name in ARMS}
+    for seed in seeds:
+        recipes = []
+        for name in ARMS:
+            recipe, measured = train_arm(name, seed, profile, runs)
+            recipes.append(recipe)
+            for metric, value in measured.items():
+                scores[name].setdefault(metric, []).append(value)
+        assert differing_fields(*recipes) == {"model"}, "arms of a comparison may differ in the model only"
+    return scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", choices=PROFILES, default="cpu")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--runs", help="keep the runs in this folder; default: a temporary one, so that all is trained"
+    )
+    arguments = parser.parse_args()
+    profile = Profile.load(arguments.profile)
+    with tempfile.TemporaryDirectory() as fresh:
+        measured = run(profile, arguments.seeds, arguments.runs or fresh)
+    seeds = " ".join(map(str, arguments.seeds))
+    command = f"python experiments/fcn_ladder.py --profile {profile.name} --seeds {seeds}"
+    recipe = asdict(Settings.from_profile(profile))
+    save_result(
+        f"fcn_ladder.{profile.name}", command, profile, measured, seeds=arguments.seeds, recipe=recipe
+    )
+
+
+if __name__ == "__main__":
+    main()
