@@ -5,6 +5,7 @@ data set's `LabelSet`, or from `SERIES`, which keeps its order. A title states w
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -236,3 +237,27 @@ def draw_scores(
     ax.legend(frameon=False, ncols=len(scores), loc="upper right", bbox_to_anchor=(1, 1.0))
     ax.margins(y=0.22)
     return ax
+
+
+class Step(NamedTuple):
+    """One box of `draw_steps`: what it is called, what it adds, and which failure of it leads to the next."""
+
+    name: str
+    adds: str
+    leaves: str = ""
+    there: bool = True  # False: announced, drawn pale
+
+
+def draw_steps(ax: Axes, steps: Sequence[Step], title: str = "") -> Axes:
+    """Boxes from top to bottom; beside each arrow stands what the upper one leaves to the lower one."""
+    for row, step in enumerate(steps):
+        ink, edge = ("black", SERIES[0]) if step.there else ("#777777", "#aaaaaa")
+        frame = {"edgecolor": edge, "linewidth": 1.5, "linestyle": "-" if step.there else "--"}
+        ax.add_patch(Rectangle((0, row), 10, 0.62, facecolor="#eef4f8" if step.there else "white", **frame))
+        ax.text(0.2, row + 0.31, step.name, va="center", weight="bold", color=ink)
+        ax.text(3.1, row + 0.31, step.adds, va="center", color=ink)
+        if row + 1 < len(steps):
+            ax.annotate("", (0.8, row + 1), (0.8, row + 0.62), arrowprops={"arrowstyle": "->", "color": edge})
+            ax.text(1.1, row + 0.81, step.leaves, va="center", color="#A34700", style="italic", fontsize=9)
+    ax.set(xlim=(-0.05, 10.05), ylim=(len(steps) - 0.35, -0.05))
+    return _bare(ax, title)

@@ -1,6 +1,5 @@
 """Explorers: silent outside a notebook, alive inside one."""
 
-import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
@@ -32,31 +31,25 @@ def test_there_is_no_live_curve_outside_a_notebook():
 
 
 @pytest.fixture(scope="module")
-def notebook(tmp_path_factory) -> nbformat.NotebookNode:
-    cells = [
-        new_code_cell("from deeplab_edu.figures import use_style; use_style()" + TRAINING),
-        new_code_cell(LOOK),
-    ]
-    notebook = new_notebook(cells=cells)
-    folder = tmp_path_factory.mktemp("kernel")
-    resources = {"metadata": {"path": str(folder)}}
-    return NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
+def cells(tmp_path_factory) -> list:
+    """Three executed cells: a curve of two updates, a look at its figure, a curve of the first update only."""
+    sources = ["from deeplab_edu.figures import use_style; use_style()" + TRAINING, LOOK]
+    sources.append(TRAINING.replace(", (20, 1.5)", ","))
+    notebook = new_notebook(cells=[new_code_cell(source) for source in sources])
+    resources = {"metadata": {"path": str(tmp_path_factory.mktemp("kernel"))}}
+    client = NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources)
+    return client.execute().cells
 
 
-def test_one_picture_is_kept_and_it_is_the_last(notebook):
+def test_one_picture_is_kept_and_it_is_the_last(cells):
     """`update` replaces the picture in place: one output, which is the finished curve and not an empty plot."""
-    (output,) = notebook.cells[0].outputs
+    (output,) = cells[0].outputs
     assert output.output_type == "display_data"
     assert "image/png" in output.data
-    (looked,) = notebook.cells[1].outputs
+    (looked,) = cells[1].outputs
     assert looked.text == "[[10.0, 2.0], [20.0, 1.5]] FCN-8s: step 20, loss 1.50 []\n"
 
 
-def test_the_picture_changes_with_each_update(notebook):
-    once = TRAINING.replace(", (20, 1.5)", ",")
-    start = "from deeplab_edu.figures import use_style; use_style()"
-    client = NotebookClient(
-        new_notebook(cells=[new_code_cell(start + once)]), timeout=120, kernel_name="python3"
-    )
-    (output,) = client.execute().cells[0].outputs
-    assert output.data["image/png"] != notebook.cells[0].outputs[0].data["image/png"]
+def test_the_picture_changes_with_each_update(cells):
+    (two,), (one,) = cells[0].outputs, cells[2].outputs
+    assert one.data["image/png"] != two.data["image/png"]

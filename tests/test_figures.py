@@ -16,16 +16,21 @@ from deeplab_edu import figures
 from deeplab_edu.data.labels import IGNORE_COLOR, IGNORE_INDEX, SCENES, LabelSet
 from deeplab_edu.figures import (
     SERIES,
+    Step,
     add_class_legend,
     draw_boxes,
     draw_errors,
     draw_history,
     draw_image,
+    draw_instances,
     draw_labels,
+    draw_lines,
     draw_map,
     draw_numbers,
     draw_overlay,
     draw_scores,
+    draw_steps,
+    draw_taps,
     use_style,
 )
 from deeplab_edu.training import History
@@ -241,6 +246,15 @@ def test_bars_of_one_metric_stand_around_its_tick(ax):
     assert centers[1] - centers[0] > ax.containers[0][0].get_width()  # a gap between them
 
 
+def test_steps_lead_from_one_to_the_next(ax):
+    draw_steps(ax, [Step("FCN", "skips", "coarse"), Step("v1", "holes", "not shown", there=False)], "Map")
+    assert [text for text in texts(ax) if text] == ["FCN", "skips", "coarse", "v1", "holes"]
+    first, second = ax.patches
+    assert first.get_y() < second.get_y() and ax.yaxis_inverted()
+    assert (first.get_linestyle(), second.get_linestyle()) == ("-", "--")
+    assert_bare(ax, "Map")
+
+
 # --- all of them ---------------------------------------------------------------------------------------
 
 values = hnp.arrays(np.float64, (3, 4), elements=st.floats(-1e6, 1e6))
@@ -285,3 +299,38 @@ def test_the_style_sets_the_defaults():
         assert mpl.rcParams["figure.dpi"] == 80
         assert mpl.rcParams["image.cmap"] == "cividis"
         assert [entry["color"] for entry in mpl.rcParams["axes.prop_cycle"]] == list(SERIES)
+
+
+def test_instances_of_one_class_that_touch_stay_apart(ax):
+    numbers = np.array([[1, 1, 2, 2, 2], [1, 1, 2, 2, 2], [0, 0, 0, 0, 0]])
+    drawn = draw_instances(ax, numbers, "two").images[0].get_array()
+    assert tuple(drawn[0, 1]) != tuple(drawn[0, 3])
+    assert tuple(drawn[0, 2]) == (255, 255, 255), "a white edge lies between them"
+    assert tuple(drawn[2, 0]) == (240, 240, 240)
+
+
+def test_lines_are_named_and_hold_what_was_given(ax):
+    draw_lines(ax, {"a": ([1, 2], [0.5, 0.6]), "b": ([1, 2], [0.4, 0.7])}, "width, px", "IoU", "t")
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[0.5, 0.6], [0.4, 0.7]]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["a", "b"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("width, px", "IoU")
+    assert len({line.get_linestyle() for line in ax.lines}) == 2, "colour is not the only sign"
+
+
+def test_a_single_line_needs_no_legend(ax):
+    assert draw_lines(ax, {"": ([1], [1])}, "x", "y").get_legend() is None
+
+
+@pytest.mark.parametrize(
+    ("layers", "pixels"),
+    [
+        ([(3, 1, 1), (3, 1, 1)], [-2, -1, 0, 1, 2]),
+        ([(3, 1, 1), (3, 1, 2)], [-3, -2, -1, 0, 1, 2, 3]),
+        ([(3, 1, 2), (3, 1, 2)], [-4, -2, 0, 2, 4]),  # gaps: dilation alone skips pixels
+        ([(2, 2, 1), (3, 1, 1)], [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5]),
+    ],
+)
+def test_taps_end_at_the_pixels_that_are_seen(ax, layers, pixels):
+    drawn = draw_taps(ax, layers)
+    assert drawn.lines[-1].get_xdata().tolist() == pixels
+    assert [t.get_text() for t in drawn.get_yticklabels()] == ["pixels", "layer 1", "layer 2"]
