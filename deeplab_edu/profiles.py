@@ -106,6 +106,9 @@ PROFILES: dict[str, Profile] = {
         model_options={"backbone": "tiny", "width": 8},
         learning_rate=4e-3,
         quiet=True,
+        minutes={"00_start_here": 0.5},
+        accept={"first_miou": 0.12},
+        accept={"01_fcn_miou": 0.08, "01_far_gain": 0.05},
     ),
     "cpu": _profile(
         name="cpu",
@@ -120,6 +123,9 @@ PROFILES: dict[str, Profile] = {
         model_options={"backbone": "tiny", "width": 16},
         learning_rate=4e-3,
         quiet=False,
+        minutes={"00_start_here": 1},
+        accept={"first_miou": 0.12},
+        accept={"01_fcn_miou": 0.25, "01_far_gain": 0.1},
     ),
     "gpu": _profile(
         name="gpu",
@@ -134,5 +140,8 @@ PROFILES: dict[str, Profile] = {
         model_options={"backbone": "vgg16_bn"},
         learning_rate=1e-3,
         quiet=False,
+        minutes={"00_start_here": 1},
+        accept={"first_miou": 0.12},
+        accept={"01_fcn_miou": 0.5, "01_far_gain": 0.1},
     ),
 }
