@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument(
         "--runs", help="keep the runs in this folder; default: a temporary one, so that all is trained"
     )
+    parser.add_argument("--into", type=Path, help="folder for the result; default: results/")
     arguments = parser.parse_args()
     profile = Profile.load(arguments.profile)
     with tempfile.TemporaryDirectory() as fresh:
@@ -67,9 +68,9 @@ def main() -> None:
     seeds = " ".join(map(str, arguments.seeds))
     command = f"python experiments/fcn_ladder.py --profile {profile.name} --seeds {seeds}"
     recipe = asdict(Settings.from_profile(profile))
-    save_result(
-        f"fcn_ladder.{profile.name}", command, profile, measured, seeds=arguments.seeds, recipe=recipe
-    )
+    facts = {"seeds": arguments.seeds, "recipe": recipe}
+    name = f"fcn_ladder.{profile.name}"
+    print("wrote", save_result(name, command, profile, measured, folder=arguments.into, **facts))
 
 
 if __name__ == "__main__":
