@@ -28,5 +28,5 @@ selection="not slow and not gpu"
 stage "ruff check" ruff check --quiet --output-format=concise
 stage "ruff format" ruff format --check --quiet
 stage "mypy" mypy --no-error-summary
-stage "tests" python -m pytest --no-header -rs -m "$selection" tests
+stage "tests" python -m pytest --no-header -rfEs -m "$selection" tests
 stage "notebooks in profile ci" python tools/notebooks.py test

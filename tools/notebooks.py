@@ -148,7 +148,7 @@ def command_check(paths: Sequence[Path], _: argparse.Namespace) -> int:
 
 def command_test(paths: Sequence[Path], options: argparse.Namespace) -> int:
     """nbval over the notebooks; the conftest.py beside them closes nbval's holes."""
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--no-header", "-rs"]
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--no-header", "-rfEs"]
     command += [f"--nbval-cell-timeout={options.limit:g}", "-p", "no:cacheprovider", *map(str, paths)]
     return subprocess.run(command, check=False).returncode
 
