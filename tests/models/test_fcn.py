@@ -226,7 +226,7 @@ def test_tiny_scores_lie_over_the_pixels_they_saw(name):
         if parameter.requires_grad:
             nn.init.constant_(parameter, 0.1)
     for stage in model.backbone.stages:
-        stage[0] = nn.AvgPool2d(2)
+        stage[0] = nn.AvgPool2d(stage[0].kernel_size, stage[0].stride, stage[0].padding)
     images = torch.ones(1, 3, 512, 512, requires_grad=True)
     model(images)[..., 192:320, 192:320].sum().backward()
     seen = images.grad.sum((0, 1))
