@@ -1,0 +1,74 @@
+"""Benchmarks run to their end (with one repetition; how fast is never asserted) and measure as they say."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def timing(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import timing
+
+    return timing
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, timing):
+    monkeypatch.setenv("DEEPLAB_EDU_PROFILE", "cpu")
+    monkeypatch.setattr("deeplab_edu.results.FOLDER", tmp_path)
+
+    def run(name: str, *arguments: str) -> dict:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
+        return json.loads((tmp_path / f"benchmark_{name}.json").read_text())
+
+    return run
+
+
+def test_scenes(run, capsys):
+    saved = run("scenes", "--repetitions", "1", "--save")
+    printed = capsys.readouterr().out
+    assert set(saved["measured"]) == {"shapes", "thin", "context", "noisy", "full"}
+    assert saved["command"] == "python benchmarks/scenes.py --repetitions 1 --save"
+    assert saved["repetitions"] == 1
+    assert "| noisy | " in printed and f"torch {torch.__version__.split('+')[0]}" in printed
+
+
+def test_training_step(run, capsys):
+    saved = run("training_step", "--repetitions", "1", "--save")
+    arms = {"torchvision's loop", "ours", "ours, bfloat16"}
+    assert [set(case["seconds"]) for case in saved["measured"].values()] == [arms, arms]
+    assert "| torchvision's loop | " in capsys.readouterr().out
+
+
+def test_arms_take_turns_and_a_first_call_is_not_counted(timing):
+    calls: list[str] = []
+    seconds = timing.interleave({name: lambda name=name: calls.append(name) for name in "AB"}, 3)
+    assert "".join(calls) == "AB" + "ABBAAB"
+    assert {name: len(values) for name, values in seconds.items()} == {"A": 3, "B": 3}
+
+
+def test_quartiles_and_ratios_by_hand(timing):
+    assert timing.quartiles([4.0, 1.0, 2.0, 3.0, 5.0]) == (2.0, 3.0, 4.0)
+    assert timing.quartiles([7.0]) == (7.0, 7.0, 7.0)
+    low, middle, high = timing.ratio([2.0, 3.0, 4.0], [4.0, 4.0, 4.0])
+    assert (low, middle, high) == (0.625, 0.75, 0.875)
+
+
+def test_a_table_is_markdown(timing):
+    assert timing.table(["a", "b"], [("x", 1)]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+
+
+@pytest.mark.parametrize("repetitions", ["0", "-3"])
+def test_no_repetitions_are_refused(timing, monkeypatch, capsys, repetitions):
+    monkeypatch.setattr(sys, "argv", ["scenes.py", f"--repetitions={repetitions}"])
+    with pytest.raises(SystemExit):
+        timing.parse("", 5)
+    assert "--repetitions is a positive number" in capsys.readouterr().err
