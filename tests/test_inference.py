@@ -131,6 +131,15 @@ def test_scaled_views_lie_over_each_other():
     assert (single - several).abs().max() < 0.02
 
 
+def test_shrinking_averages_what_it_leaves_out():
+    """Every fourth column red: at a quarter of the size the model sees an even, weak red."""
+    stripes, even = torch.zeros(2, 3, 32, 64, dtype=torch.uint8)
+    stripes[:, :, ::4] = 255
+    even[:] = 64
+    shrunk = segment(redness(), stripes, scales=(0.25,))[..., 8:-8]
+    assert (shrunk - segment(redness(), even)[..., 8:-8]).abs().max() < 0.05
+
+
 @settings(max_examples=60, deadline=None)
 @given(length=st.integers(1, 700), tile=st.integers(33, 300), data=st.data())
 def test_tiles_cover_every_pixel_with_weights_that_sum_to_one(length, tile, data):
@@ -151,6 +160,8 @@ def test_outer_quarters_of_the_overlap_do_not_count():
     first, second, *_ = tiles(1000, 160, 64)  # the second starts at 96; they share pixels 96 to 160
     assert first[2][96 : 96 + 16].eq(1).all() and first[2][160 - 16 :].eq(0).all()
     assert second[2][:16].eq(0).all() and second[2][64 - 16 : 64].eq(1).all()
+    t = (24 + 0.5 - 16) / 32  # how far along the passage of 32 pixels; it starts and ends level
+    assert second[2][24].item() == pytest.approx(3 * t**2 - 2 * t**3)
 
 
 @settings(max_examples=25, deadline=None)
