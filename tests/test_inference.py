@@ -229,9 +229,10 @@ def test_predict_is_the_models_own_softmax():
 
 
 PEAKS = """
-import resource, sys, numpy, torch
+import resource, sys, numpy
 from deeplab_edu.inference import segment
 from deeplab_edu.models import build_model
+model = build_model("fcn8s", 12, backbone="tiny", width=8)
 photograph = numpy.random.default_rng(0).integers(0, 256, (2000, 3000, 3), dtype=numpy.uint8)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**10 if sys.platform == "linux" else 2**20)
 segment(model, photograph[:512, :512])
