@@ -60,7 +60,7 @@ def save_result(
         "code": code_digest(),
     }
     content = {**header, **facts, "machine": machine(), "measured": measured}
-    path.write_text(json.dumps(content, indent=1, default=_plain) + "\n")
+    path.write_text(json.dumps(content, indent=1, default=_plain, allow_nan=False) + "\n")
     return path
 
 

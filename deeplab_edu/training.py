@@ -183,7 +183,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get("facts", "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:
         raise ValueError(
             f"{path} is not a readable safetensors file ({error}); delete it to train again."
         ) from error
@@ -449,7 +449,7 @@ def evaluate(
         `miou` and `pixel_accuracy`; if `detailed` also `trimap1`, `trimap3` (mIoU within 1 and 3 px of a label
         boundary), `inner` (mIoU more than 5 px from one), the mean IoU of each class group of `data.labels`
         (`thin`, ...), and that of the shapes of each size bin (`small`, `mid`, `big`: counted on the pixels of
-        these shapes only) where the data has them.
+        these shapes only); what does not occur in the data is left out.
     """
     labels, device, was_training = data.labels, next(model.parameters()).device, model.training  # type: ignore[attr-defined]
     dtype = _autocast_dtype(Settings(precision=precision), device.type)
@@ -497,4 +497,4 @@ class _Matrices:
         scores |= {
             s: self.of[s].mean_iou_of(groups["shapes"]) for s in ("small", "mid", "big") if s in counted
         }
-        return {name: float(value) for name, value in scores.items()}
+        return {name: float(value) for name, value in scores.items() if not math.isnan(value)}

@@ -194,7 +194,7 @@ def checkpoint_step(folder) -> int:
 
     try:
         return _read(next(folder.glob("*/checkpoint.safetensors")))[1]["step"]
-    except (StopIteration, FileNotFoundError):
+    except (StopIteration, FileNotFoundError, ValueError):  # being replaced at this moment
         return 0
 
 
@@ -404,3 +404,38 @@ def test_a_run_on_the_gpu(tmp_path):
         quiet=True,
     )
     assert next(model.parameters()).is_cuda
+
+
+KERNEL_CELL = """
+import torch
+from deeplab_edu.data.scenes import SceneDataset
+from deeplab_edu.models import build_model
+from deeplab_edu.training import Settings, fit
+torch.manual_seed(0)
+model = build_model("fcn8s", num_classes=12, backbone="tiny", width=4)
+settings = Settings(iterations=100_000, batch_size=4, precision="float32")
+fit(model, SceneDataset("shapes", size=32, length=16), None, settings, runs=RUNS, quiet=True)
+"""
+
+
+def test_the_stop_button_of_a_notebook_keeps_the_run(tmp_path):
+    """A real kernel, interrupted while it trains, answers with the sentence and leaves a readable checkpoint."""
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        asked = client.execute(f"RUNS = {str(tmp_path)!r}\n{KERNEL_CELL}")
+        limit = time.monotonic() + 60
+        while checkpoint_step(tmp_path) < 8:
+            assert time.monotonic() < limit, "the kernel never wrote a checkpoint"
+            time.sleep(0.05)
+        manager.interrupt_kernel()
+        while (message := client.get_shell_msg(timeout=60))["parent_header"].get("msg_id") != asked:
+            pass
+        reply = message["content"]
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert reply["ename"] == "KeyboardInterrupt" and "the run is kept in" in reply["evalue"]
+    stopped = int(reply["evalue"].split("Stopped after step ")[1].split(";")[0])
+    assert checkpoint_step(tmp_path) == stopped
