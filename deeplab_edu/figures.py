@@ -132,9 +132,11 @@ def draw_instances(ax: Axes, instances: ArrayLike, title: str = "") -> Axes:
     instances = np.asarray(instances)
     shades = np.array([int(c[i : i + 2], 16) for c in SERIES for i in (1, 3, 5)]).reshape(-1, 3)
     picture = np.where(instances[..., None] > 0, shades[instances % len(SERIES)], 240).astype(np.uint8)
-    right, below = instances[:, 1:] != instances[:, :-1], instances[1:] != instances[:-1]
-    picture[:, 1:][right & (instances[:, 1:] > 0)] = 255
-    picture[1:][below & (instances[1:] > 0)] = 255
+    lower = np.zeros(instances.shape, dtype=bool)  # white goes to the object behind: thin ones in front stay
+    for here, there in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
+        lower[here] |= (instances[here] > 0) & (instances[here] < instances[there])
+        lower[there] |= (instances[there] > 0) & (instances[there] < instances[here])
+    picture[lower] = 255
     ax.imshow(picture)
     return _bare(ax, title)
 

@@ -55,11 +55,13 @@ def train_arm(
     settings = Settings.from_profile(profile, iterations=notebook["ARM_STEPS"], seed=seed)
     history = fit(arm, train, None, settings, runs=runs, quiet=True)
     scores = evaluate(arm, test, detailed=True, precision=profile.precision)
-    return settings, {**scores, "seconds_per_step": history.seconds / settings.iterations}
+    return settings, {**scores, "seconds": round(history.seconds, 1)}
 
 
-def run(profile: Profile, seeds: list[int], runs: str | Path) -> dict[str, dict[str, list[float]]]:
-    """Scores of every arm: arm -> metric -> one value a seed."""
+def run(
+    profile: Profile, seeds: list[int], runs: str | Path
+) -> tuple[dict[str, dict[str, list[float]]], Settings]:
+    """Scores of every arm, arm -> metric -> one value a seed; and the settings of the last seed."""
     notebook = from_notebook("Arm", "ARMS", "ARM_SIZE", "ARM_STEPS", profile=profile)
     scores: dict[str, dict[str, list[float]]] = {name: {} for name in notebook["ARMS"]}
     for seed in seeds:
@@ -76,7 +78,7 @@ def run(profile: Profile, seeds: list[int], runs: str | Path) -> dict[str, dict[
                 flush=True,
             )
         assert not differing_fields(*recipes), "the arms of a comparison are trained in the same way"
-    return scores
+    return scores, recipes[0]
 
 
 def main() -> None:
@@ -86,13 +88,11 @@ def main() -> None:
     arguments = parser.parse_args()
     profile = Profile.load(arguments.profile)
     with tempfile.TemporaryDirectory() as runs:
-        scores = run(profile, arguments.seeds, runs)
+        scores, settings = run(profile, arguments.seeds, runs)
     seeds = " ".join(map(str, arguments.seeds))
     command = f"python experiments/dense_prediction.py --profile {profile.name} --seeds {seeds}"
-    recipe = asdict(Settings.from_profile(profile))
-    save_result(
-        f"dense_prediction.{profile.name}", command, profile, scores, seeds=arguments.seeds, settings=recipe
-    )
+    facts = {"seeds": arguments.seeds, "settings": asdict(settings)}
+    save_result(f"dense_prediction.{profile.name}", command, profile, scores, **facts)
 
 
 if __name__ == "__main__":
