@@ -106,11 +106,11 @@ PROFILES: dict[str, Profile] = {
         model_options={"backbone": "tiny", "width": 12},
         learning_rate=8e-3,
         quiet=True,
-        minutes={"00_start_here": 0.5},
+        minutes={"00_start_here": 0.5, "01_dense_prediction": 1},
         accept={
             "00_first_miou": 0.12,
             "01_fcn_miou": 0.08,
-            "01_far_gain": 0.06,
+            "01_far_gain": 0.05,
             "02_fcn8s_miou": 0.15,
             "02_thin_gain": 0.05,
             "02_trimap3_gain": 0.03,
@@ -129,7 +129,7 @@ PROFILES: dict[str, Profile] = {
         model_options={"backbone": "tiny", "width": 16},
         learning_rate=8e-3,
         quiet=False,
-        minutes={"00_start_here": 1},
+        minutes={"00_start_here": 1, "01_dense_prediction": 4},
         accept={
             "00_first_miou": 0.12,
             "01_fcn_miou": 0.25,
