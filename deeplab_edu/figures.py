@@ -253,9 +253,11 @@ class Step(NamedTuple):
 def draw_steps(ax: Axes, steps: Sequence[Step], title: str = "") -> Axes:
     """Boxes from top to bottom; beside each arrow stands what the upper one leaves to the lower one."""
     for row, step in enumerate(steps):
-        ink, edge = ("black", SERIES[0]) if step.there else ("#777777", "#aaaaaa")
-        frame = {"edgecolor": edge, "linewidth": 1.5, "linestyle": "-" if step.there else "--"}
-        ax.add_patch(Rectangle((0, row), 10, 0.62, facecolor="#eef4f8" if step.there else "white", **frame))
+        ink, edge, fill = ("black", SERIES[0], "#eef4f8") if step.there else ("#777777", "#aaaaaa", "white")
+        line = "-" if step.there else "--"
+        ax.add_patch(
+            Rectangle((0, row), 10, 0.62, facecolor=fill, edgecolor=edge, linewidth=1.5, linestyle=line)
+        )
         ax.text(0.2, row + 0.31, step.name, va="center", weight="bold", color=ink)
         ax.text(3.1, row + 0.31, step.adds, va="center", color=ink)
         if row + 1 < len(steps):

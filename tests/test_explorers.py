@@ -6,23 +6,34 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from deeplab_edu.explorers import live_curve
 
-TRAINING = """
+START = """
 from pathlib import Path
-from deeplab_edu.explorers import live_curve
+import matplotlib.pyplot as plt
+from deeplab_edu import explorers
+from deeplab_edu.figures import draw_history, use_style
 from deeplab_edu.training import History
-update = live_curve("FCN-8s")
-history = History(Path("run"))
-shown = []
-for step, loss in ((10, 2.0), (20, 1.5)):
-    history.steps.append(step)
-    history.loss.append(loss)
-    update(history)
+
+def spy(ax, *rest):
+    axes.append(ax)
+    return draw_history(ax, *rest)
+
+use_style()
+explorers.draw_history = spy
+
+def train(*losses):
+    update = explorers.live_curve("FCN-8s")
+    history = History(Path("run"))
+    for loss in losses:
+        history.steps.append(10 * len(history.steps) + 10)
+        history.loss.append(loss)
+        update(history)
+
+axes = []
+train(2.0, 1.5)
 """
 LOOK = """
-import matplotlib.pyplot as plt
-figure = update.__closure__[update.__code__.co_freevars.index("figure")].cell_contents
-(line,) = figure.axes[0].lines
-print(line.get_xydata().tolist(), figure.axes[0].get_title(loc="left"), plt.get_fignums())
+(line,) = axes[-1].lines
+print(line.get_xydata().tolist(), axes[-1].get_title(loc="left"), plt.get_fignums())
 """
 
 
@@ -32,9 +43,8 @@ def test_there_is_no_live_curve_outside_a_notebook():
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory) -> list:
-    """Three executed cells: a curve of two updates, a look at its figure, a curve of the first update only."""
-    sources = ["from deeplab_edu.figures import use_style; use_style()" + TRAINING, LOOK]
-    sources.append(TRAINING.replace(", (20, 1.5)", ","))
+    """Executed cells: a curve of two updates, a look at it, a curve of one update, one of none, a quiet one."""
+    sources = [START, LOOK, "train(2.0)", "train()", "print(explorers.live_curve('FCN-8s', quiet=True))"]
     notebook = new_notebook(cells=[new_code_cell(source) for source in sources])
     resources = {"metadata": {"path": str(tmp_path_factory.mktemp("kernel"))}}
     client = NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources)
@@ -53,3 +63,11 @@ def test_one_picture_is_kept_and_it_is_the_last(cells):
 def test_the_picture_changes_with_each_update(cells):
     (two,), (one,) = cells[0].outputs, cells[2].outputs
     assert one.data["image/png"] != two.data["image/png"]
+
+
+def test_a_run_that_is_loaded_shows_nothing(cells):
+    assert cells[3].outputs == []
+
+
+def test_a_quiet_profile_has_no_curve(cells):
+    assert cells[4].outputs[0].text == "None\n"

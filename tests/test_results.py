@@ -4,6 +4,7 @@ import json
 import shutil
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -30,12 +31,17 @@ def test_a_saved_result_is_loaded_again(tmp_path):
 
 
 def test_tensors_arrays_and_mappings_become_plain_numbers(tmp_path):
-    measured = {"a": torch.tensor(0.5), "b": np.float32(2), "c": CI.model_options, "d": Path("x")}
+    measured = {
+        "a": torch.tensor(0.5),
+        "b": np.float32(2),
+        "c": MappingProxyType({"width": 8}),
+        "d": Path("x"),
+    }
     save_result("plain", "", CI, measured, folder=tmp_path)
     assert load_result("plain", folder=tmp_path)["measured"] == {
         "a": 0.5,
         "b": 2.0,
-        "c": {"backbone": "tiny", "width": 8},
+        "c": {"width": 8},
         "d": "x",
     }
 
