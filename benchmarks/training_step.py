@@ -127,9 +127,14 @@ def main() -> None:
         theirs = seconds["torchvision's loop"]
         measured[name] = {"batch": case.batch, "size": case.size, "seconds": seconds}
         for arm, values in seconds.items():
-            milliseconds = spread(*quartiles([1000 * s for s in values]))
+            milliseconds = spread(*quartiles([1000 * s for s in values]), form=".1f")
             rows.append(
-                (f"{name}, {case.batch} x {case.size} px", arm, milliseconds, spread(*ratio(values, theirs)))
+                (
+                    f"{name}, {case.batch} x {case.size} px",
+                    arm,
+                    milliseconds,
+                    spread(*ratio(values, theirs), form=".2f"),
+                )
             )
     print(f"A training step, {options.repetitions} repetitions; {machine_line()}\n")
     print(table(["model, batch", "loop", "ms, median (quartiles)", "time / torchvision's"], rows))
