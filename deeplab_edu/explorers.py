@@ -1,6 +1,7 @@
 """What moves: live displays in a notebook, wired around the pure functions of `figures`."""
 
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib.pyplot as plt
 
@@ -20,7 +21,9 @@ def live_curve(title: str, *, quiet: bool = False) -> Callable[[History], None] 
         return None
     if quiet or get_ipython() is None:
         return None
-    shown = []  # figure, axes and display, made at the first call: a run that is loaded draws nothing
+    shown: list[
+        Any
+    ] = []  # figure, axes and display, made at the first call: a run that is loaded draws nothing
 
     def update(history: History) -> None:
         if not shown:

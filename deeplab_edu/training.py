@@ -447,7 +447,8 @@ def evaluate(
 
     Returns:
         `miou` and `pixel_accuracy`; if `detailed` also `trimap1`, `trimap3` (mIoU within 1 and 3 px of a label
-        boundary), `inner` (mIoU more than 5 px from one), the mean IoU of each class group of `data.labels`
+        boundary, over the classes that occur there), `inner` (the same more than 5 px from one), the mean IoU of
+        each class group of `data.labels`
         (`thin`, ...), and that of the shapes of each size bin (`small`, `mid`, `big`: counted on the pixels of
         these shapes only); what does not occur in the data is left out.
     """
@@ -491,7 +492,10 @@ class _Matrices:
         everything = self.of["all"]
         scores = {"miou": everything.miou, "pixel_accuracy": everything.pixel_accuracy}
         counted = {region for region, matrix in self.of.items() if matrix.matrix.sum() > 0}
-        scores |= {r: self.of[r].miou for r in ("trimap1", "trimap3", "inner") if r in counted}
+        for region in ("trimap1", "trimap3", "inner"):
+            if region in counted:  # a class that only occurs outside the region would count as a zero
+                inside = self.of[region].matrix.sum(1).nonzero().flatten().tolist()
+                scores[region] = self.of[region].mean_iou_of(inside)
         if "inner" in self.of:
             scores |= {group: everything.mean_iou_of(classes) for group, classes in groups.items()}
         scores |= {

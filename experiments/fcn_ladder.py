@@ -12,42 +12,39 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from deeplab_edu.data.scenes import SceneDataset
 from deeplab_edu.models import build_model
 from deeplab_edu.profiles import PROFILES, Profile
 from deeplab_edu.results import save_result
-from deeplab_edu.training import Settings, differing_fields, evaluate, fit
+from deeplab_edu.training import History, Settings, differing_fields, evaluate, fit
 
 ARMS = ("fcn32s", "fcn16s", "fcn8s")
 
 
-def train_arm(name: str, seed: int, profile: Profile, runs: str | Path) -> tuple[dict, dict[str, float]]:
-    """Train one arm; what it was trained with, and its scores on the test scenes."""
-    size = profile.image_size
-    train = SceneDataset("thin", "train", size=size, length=profile.train_scenes, seed=seed)
-    test = SceneDataset("thin", "test", size=size, length=2 * profile.val_scenes)
+def train_arm(name: str, seed: int, profile: Profile, runs: str | Path) -> tuple[nn.Module, History, dict]:
+    """Train one arm, or load its finished run; the model, its history, and what it was trained with."""
+    train = SceneDataset("thin", "train", size=profile.image_size, length=profile.train_scenes, seed=seed)
     settings = Settings.from_profile(profile, seed=seed)
     torch.manual_seed(seed)
     model = build_model(name, num_classes=12, **profile.model_options).to(profile.device)
     history = fit(model, train, None, settings, name=f"{name}-{seed}", runs=runs, quiet=True)
-    scores = evaluate(model, test, detailed=True, precision=profile.precision)
-    print(f"{name}, seed {seed}: {history}; test mIoU {scores['miou']:.3f}", flush=True)
-    return {"model": name, "data": repr(train), **asdict(settings)}, {
-        **scores,
-        "seconds": round(history.seconds, 1),
-    }
+    return model, history, {"model": name, "data": repr(train), **asdict(settings)}
 
 
 def run(profile: Profile, seeds: list[int], runs: str | Path) -> dict[str, dict[str, list[float]]]:
     """Scores of every arm: arm -> metric -> one value a seed."""
+    test = SceneDataset("thin", "test", size=profile.image_size, length=2 * profile.val_scenes)
     scores: dict[str, dict[str, list[float]]] = {name: {} for name in ARMS}
     for seed in seeds:
         recipes = []
         for name in ARMS:
-            recipe, measured = train_arm(name, seed, profile, runs)
+            model, history, recipe = train_arm(name, seed, profile, runs)
             recipes.append(recipe)
-            for metric, value in measured.items():
+            measured = evaluate(model, test, detailed=True, precision=profile.precision)
+            print(f"{name}, seed {seed}: {history}; test mIoU {measured['miou']:.3f}", flush=True)
+            for metric, value in {**measured, "seconds": round(history.seconds, 1)}.items():
                 scores[name].setdefault(metric, []).append(value)
         assert differing_fields(*recipes) == {"model"}, "arms of a comparison may differ in the model only"
     return scores
