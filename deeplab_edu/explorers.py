@@ -10,7 +10,7 @@ from deeplab_edu.training import History
 
 
 def live_curve(title: str, *, quiet: bool = False) -> Callable[[History], None] | None:
-    """A loss curve that grows while `fit` trains: pass it as `on_epoch`. None outside a notebook, or if `quiet`.
+    """A loss curve that grows while `fit` trains: pass it as `watch`. None outside a notebook, or if `quiet`.
 
     When the run ends, the finished curve stays in the notebook as a picture.
     """

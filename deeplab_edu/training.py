@@ -34,6 +34,7 @@ from deeplab_edu.metrics import ConfusionMatrix, trimap
 from deeplab_edu.profiles import Profile, bf16_is_fast, runs_folder
 
 FORMAT = 1  # of a run folder; raise it when an old run must not be taken for a new one
+REPORTS = 30  # entries of a run's loss curve, about
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -81,12 +82,12 @@ class Settings:
 
 @dataclass
 class History:
-    """What happened: one entry an epoch, and where the run is kept."""
+    """What happened: the loss some thirty times a run, validation once an epoch, and where the run is kept."""
 
     folder: Path
     steps: list[int] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)  # mean training loss since the entry before
-    val_miou: list[float] = field(default_factory=list)  # empty without validation data
+    val_miou: list[float] = field(default_factory=list)  # an entry an epoch; empty without validation data
     seconds: float = 0.0  # of training, over all sittings
     images: int = 0
     loaded: bool = False  # True when the finished run was on disk and nothing was trained
@@ -340,7 +341,7 @@ def fit(
     name: str | None = None,
     runs: str | Path | None = None,
     quiet: bool = False,
-    on_epoch: Callable[[History], None] | None = None,
+    watch: Callable[[History], None] | None = None,
 ) -> History:
     """Train `model` in place, or load the run if it was finished before; the model is left in evaluation mode.
 
@@ -351,7 +352,7 @@ def fit(
         name: how the run's folder starts; default the model's class.
         runs: where runs are kept; default `profiles.runs_folder()`.
         quiet: no progress bar.
-        on_epoch: called with the history after each epoch, to draw a live curve.
+        watch: called with the history whenever it grows, to draw a live curve.
 
     Raises:
         FloatingPointError: the loss is not finite; the last checkpoint is kept.
@@ -375,12 +376,12 @@ def fit(
     described = json.dumps({"settings": asdict(settings), "train": repr(train), "val": repr(val)}, indent=1)
     write_atomically(run.folder / "settings.json", lambda p: p.write_text(described))
     with torch.random.fork_rng():
-        history = _train(model, train, val, settings, run, quiet, on_epoch)
+        history = _train(model, train, val, settings, run, quiet, watch)
     model.eval()
     return history
 
 
-def _train(model, train, val, settings: Settings, run: _Run, quiet: bool, on_epoch) -> History:
+def _train(model, train, val, settings: Settings, run: _Run, quiet: bool, watch) -> History:
     model.to(memory_format=torch.channels_last)
     optimizer, batches = _optimizer(model, settings), _Steps(train, settings)
     facts = run.resume(model, optimizer)
@@ -401,13 +402,16 @@ def _train(model, train, val, settings: Settings, run: _Run, quiet: bool, on_epo
             history.images += len(images)
             bar.update()
             done = step + 1
-            last = done == settings.iterations
-            if last or stopped() or done % batches.per_epoch == 0:
+            last, stop = done == settings.iterations, stopped()
+            epoch = last or stop or done % batches.per_epoch == 0
+            if epoch or done % max(1, settings.iterations // REPORTS) == 0:
                 history.seconds += time.perf_counter() - began
-                _end_of_epoch(model, optimizer, val, settings, run, history, losses, done)
-                if on_epoch:
-                    on_epoch(history)
-                if stopped() and not last:
+                _report(history, losses, done, settings)
+                if epoch:
+                    _keep(model, optimizer, val, settings, run, history)
+                if watch:
+                    watch(history)
+                if stop and not last:
                     raise KeyboardInterrupt(
                         f"Stopped after step {done}; the run is kept in {run.folder}, run again to go on."
                     )
@@ -416,24 +420,25 @@ def _train(model, train, val, settings: Settings, run: _Run, quiet: bool, on_epo
     return history
 
 
-def _end_of_epoch(
-    model, optimizer, val, settings: Settings, run: _Run, history: History, losses, done: int
-) -> None:
+def _report(history: History, losses: list[Tensor], done: int, settings: Settings) -> None:
     loss = float(torch.stack(losses).mean())
     if not math.isfinite(loss):
         first = done - len(losses) + next(i for i, x in enumerate(losses) if not torch.isfinite(x))
         raise FloatingPointError(
             f"The loss became {float(losses[-1])} at step {first + 1}; lower learning_rate "
             f"({settings.learning_rate:g}), lengthen the warm-up, or look for masks that are void everywhere. "
-            f"The last checkpoint in {run.folder} is from before."
+            f"The last checkpoint in {history.folder} is from before."
         )
     history.steps.append(done)
     history.loss.append(loss)
-    last = done == settings.iterations
+
+
+def _keep(model, optimizer, val, settings: Settings, run: _Run, history: History) -> None:
+    done = history.steps[-1]
     if val is not None:
         history.val_miou.append(evaluate(model, val, batch_size=settings.batch_size)["miou"])
     facts = {"history": {k: v for k, v in asdict(history).items() if k not in ("folder", "loaded")}}
-    if last:
+    if done == settings.iterations:
         run.finish(model, facts)
     else:
         run.save(model, optimizer, {"step": done, **facts})

@@ -66,9 +66,10 @@ def test_training_lowers_the_loss_and_returns_its_history(tmp_path):
         settings,
         runs=tmp_path,
         quiet=True,
-        on_epoch=lambda h: seen.append(len(h.steps)),
+        watch=lambda h: seen.append(len(h.steps)),
     )
-    assert history.steps == list(range(4, 41, 4)) and seen == list(range(1, 11))
+    assert history.steps == list(range(1, 41)) == seen  # short runs report every step
+    assert len(history.val_miou) == 10  # and validate once an epoch of four
     assert history.loss[-1] < 0.75 * history.loss[0]
     assert history.images == 160 and history.seconds > 0 and not model.training
     assert history.val_miou[-1] == evaluate(model, scenes("val", 8), batch_size=4)["miou"]
@@ -122,11 +123,11 @@ def interrupted(tmp_path, after: int):
     """Interrupt a run as Jupyter's stop button does, with a signal, after some epochs."""
 
     def stop(history: History):
-        if len(history.steps) == after:
+        if history.steps[-1] == 4 * after:  # an epoch is four steps
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt, match="the run is kept in"):
-        fit(tiny(), scenes(), None, QUICK, runs=tmp_path, quiet=True, on_epoch=stop)
+        fit(tiny(), scenes(), None, QUICK, runs=tmp_path, quiet=True, watch=stop)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -380,7 +381,7 @@ def test_a_diverging_run_keeps_its_last_good_checkpoint(tmp_path, monkeypatch):
     interrupted(tmp_path, after=1)
     before = next(tmp_path.glob("*/checkpoint.safetensors")).read_bytes()
     monkeypatch.setattr("deeplab_edu.training.train_step", lambda *a: torch.tensor(float("nan")))
-    with pytest.raises(FloatingPointError, match="at step 5;"):
+    with pytest.raises(FloatingPointError, match="at step 6;"):
         fit(tiny(), scenes(), None, QUICK, runs=tmp_path, quiet=True)
     assert next(tmp_path.glob("*/checkpoint.safetensors")).read_bytes() == before
 

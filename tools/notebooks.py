@@ -13,7 +13,9 @@ training runs, which the notebooks of that call share (`--keep-runs`: the active
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from PIL import Image
 
 import hygiene
 
@@ -57,7 +60,19 @@ def clean(notebook: Any) -> None:
 def _cleaned(output: Any) -> Any:
     if output.output_type == "error":  # the frames of a traceback name files of this machine
         output.traceback = [f"{output.ename}: {output.evalue}"]
+    if png := output.get("data", {}).get("image/png"):
+        output.data["image/png"] = min(png, _with_palette(png), key=len)
     return output
+
+
+def _with_palette(png: str) -> str:
+    """The picture in 256 colours, about a third of the size; a second call changes nothing."""
+    picture = Image.open(io.BytesIO(base64.b64decode(png)))
+    if picture.mode == "P":
+        return png
+    buffer = io.BytesIO()
+    picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _renumber(cell: Any, count: int) -> None:
