@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -118,11 +119,27 @@ def _fingerprint_model(model: nn.Module) -> list[str]:
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    kinds = {
-        type(m) for m in model.modules() if not type(m).__module__.startswith(("torch.", "torchvision."))
-    }
-    code = sorted(repr((k.__name__, k.forward.__code__.co_code, k.forward.__code__.co_names)) for k in kinds)
-    return [str(model), digest.hexdigest(), *code]
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    kinds = {type(m) for m in model.modules()}
+    seen: set[Any] = set()
+    code = sorted(repr(_code(k.forward, seen)) for k in sorted(kinds, key=lambda k: k.__qualname__))
+    return [str(model), digest.hexdigest(), *frozen, *code]
+
+
+def _code(function: Any, seen: set[Any]) -> list[Any]:
+    """What a Python function does: its instructions and constants, and those of the functions it calls by name."""
+    if function in seen or not isinstance(function, FunctionType) or function.__module__.startswith("torch"):
+        return []
+    seen.add(function)
+    described: list[Any] = [function.__qualname__]
+    codes = [function.__code__]
+    for code in codes:  # grows: comprehensions and inner functions are constants of the outer one
+        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
+        plain = [c for c in code.co_consts if not isinstance(c, CodeType)]
+        plain = [sorted(map(repr, c)) if isinstance(c, frozenset) else c for c in plain]  # sets have no order
+        described += [code.co_code, plain, code.co_names]
+        described += [_code(function.__globals__.get(name), seen) for name in code.co_names]
+    return described
 
 
 def _fingerprint_data(data: Dataset | None) -> list[str]:

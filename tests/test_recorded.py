@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from deeplab_edu.profiles import PROFILES
 from deeplab_edu.results import FOLDER, load_result, machine
+from deeplab_edu.training import Settings
 
 TOP = Path(__file__).resolve().parent.parent
 NEEDED = {"command", "profile", "date", "code", "seeds", "recipe", "machine", "measured"}
@@ -39,3 +41,23 @@ def test_the_recorded_ci_run_gives_the_same_numbers_again(tmp_path):
                 arm,
                 metric,
             )
+
+
+def test_the_recipe_of_the_short_runs_is_the_one_that_the_search_found():
+    search = load_result("recipe_search")
+    scores: dict[str, list[float]] = {}
+    for row in search["measured"]:
+        scores.setdefault(json.dumps(row["change"]), []).append(row["scores"]["miou"])
+    assert {len(v) for v in scores.values()} == {2}, "each arm is searched for FCN-32s and FCN-8s"
+    best = search["start"] | json.loads(max(scores, key=lambda change: sum(scores[change])))
+    chosen = Settings.from_profile(PROFILES["cpu"])
+    searched = (
+        "batch_size",
+        "learning_rate",
+        "optimizer",
+        "bn_momentum",
+        "loss_stride",
+        "weight_decay",
+        "warmup",
+    )
+    assert {n: best[n] for n in searched} == {n: getattr(chosen, n) for n in searched}

@@ -111,11 +111,34 @@ def test_the_key_changes_with_everything_that_decides_the_outcome():
     assert len({key, *others}) == 1 + len(others)
 
 
+def helper(x):
+    return 2 * x
+
+
 def test_the_key_changes_with_the_code_of_a_readers_own_model(monkeypatch):
     torch.manual_seed(0)
     model = Doubled()
+    keys = [run_key(model, scenes(), None, QUICK)]
+    for forward in (
+        lambda self, images: self.conv(images).relu(),
+        lambda self, images: 2 * self.conv(images),
+        lambda self, images: 3 * self.conv(images),  # only a constant differs
+        lambda self, images: sum(2 * self.conv(images) for _ in range(1)),
+        lambda self, images: sum(3 * self.conv(images) for _ in range(1)),  # within an inner function
+        lambda self, images: helper(self.conv(images)),
+    ):
+        monkeypatch.setattr(Doubled, "forward", forward)
+        keys.append(run_key(model, scenes(), None, QUICK))
+    monkeypatch.setitem(globals(), "helper", lambda x: 4 * x)  # a function that forward calls
+    keys.append(run_key(model, scenes(), None, QUICK))
+    assert len(set(keys)) == len(keys)
+    assert run_key(model, scenes(), None, QUICK) == keys[-1]
+
+
+def test_the_key_changes_when_layers_are_frozen():
+    model = tiny()
     before = run_key(model, scenes(), None, QUICK)
-    monkeypatch.setattr(Doubled, "forward", lambda self, images: self.conv(images).relu())
+    model.score_pool4.requires_grad_(False)
     assert run_key(model, scenes(), None, QUICK) != before
 
 

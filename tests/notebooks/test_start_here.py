@@ -17,7 +17,6 @@ from deeplab_edu.profiles import PROFILES
 from deeplab_edu.training import Settings, evaluate, fit
 
 PATH = runner.NOTEBOOKS / "00_start_here.ipynb"
-SOLUTION = re.compile(r"<summary>Solution</summary>.*?```python\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +33,6 @@ def test_the_stored_map_links_exactly_the_notebooks_of_the_folder(page):
     """Fails when a notebook is added: execute 00 again, it takes a minute."""
     linked = re.findall(r"\]\((\d\d_\w+\.ipynb)\)", stored_markdown(page))
     assert linked == [path.name for path in sorted(runner.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
-
-
-def test_every_solution_runs(page, tmp_path, monkeypatch):
-    monkeypatch.setenv("DEEPLAB_EDU_RUNS", str(tmp_path))
-    text = "\n".join(cell.source for cell in page.cells if cell.cell_type == "markdown")
-    solutions = SOLUTION.findall(text)
-    assert len(solutions) == text.count("### ") > 0
-    for solution in solutions:
-        exec(compile(solution, "solution", "exec"), {})
 
 
 class ShuffledLabels(Dataset):
