@@ -121,14 +121,20 @@ def _fingerprint_model(model: nn.Module) -> list[str]:
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     kinds = {type(m) for m in model.modules()}
-    seen: set[Any] = set()
+    seen: set[FunctionType] = set()
     code = sorted(repr(_code(k.forward, seen)) for k in sorted(kinds, key=lambda k: k.__qualname__))
     return [str(model), digest.hexdigest(), *frozen, *code]
 
 
-def _code(function: Any, seen: set[Any]) -> list[Any]:
+def _code(function: Any, seen: set[FunctionType]) -> list[Any]:
     """What a Python function does: its instructions and constants, and those of the functions it calls by name."""
-    if function in seen or not isinstance(function, FunctionType) or function.__module__.startswith("torch"):
+    if isinstance(function, bool | int | float | str | tuple):  # a global constant that a function reads
+        return [repr(function)]
+    if (
+        not isinstance(function, FunctionType)
+        or function in seen
+        or str(function.__module__).startswith("torch")
+    ):
         return []
     seen.add(function)
     described: list[Any] = [function.__qualname__]

@@ -111,6 +111,9 @@ def test_the_key_changes_with_everything_that_decides_the_outcome():
     assert len({key, *others}) == 1 + len(others)
 
 
+FACTOR, NAMES = 5, {"a": 1}
+
+
 def helper(x):
     return 2 * x
 
@@ -126,10 +129,14 @@ def test_the_key_changes_with_the_code_of_a_readers_own_model(monkeypatch):
         lambda self, images: sum(2 * self.conv(images) for _ in range(1)),
         lambda self, images: sum(3 * self.conv(images) for _ in range(1)),  # within an inner function
         lambda self, images: helper(self.conv(images)),
+        lambda self, images: FACTOR * NAMES["a"] * self.conv(images),
     ):
         monkeypatch.setattr(Doubled, "forward", forward)
         keys.append(run_key(model, scenes(), None, QUICK))
-    monkeypatch.setitem(globals(), "helper", lambda x: 4 * x)  # a function that forward calls
+    monkeypatch.setitem(globals(), "FACTOR", 6)
+    keys.append(run_key(model, scenes(), None, QUICK))
+    monkeypatch.setattr(Doubled, "forward", lambda self, images: helper(self.conv(images)))
+    monkeypatch.setitem(globals(), "helper", lambda x: 4 * x)
     keys.append(run_key(model, scenes(), None, QUICK))
     assert len(set(keys)) == len(keys)
     assert run_key(model, scenes(), None, QUICK) == keys[-1]

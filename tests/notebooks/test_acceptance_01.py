@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import Dataset
 
 from deeplab_edu.data.scenes import SceneDataset
 from deeplab_edu.models import build_model
@@ -18,21 +17,10 @@ from deeplab_edu.training import Settings, evaluate, fit
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "experiments"))
 from dense_prediction import from_notebook
 
+from shuffled import Shuffled
+
 CI = PROFILES["ci"]
 FAR = ("pooling", "dilation")
-
-
-class Shuffled(Dataset):
-    """Each picture with another picture's labels."""
-
-    def __init__(self, data: Dataset) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> tuple:
-        return self.data[index][0], self.data[(index + 7) % len(self.data)][1]
 
 
 @pytest.fixture(scope="module")

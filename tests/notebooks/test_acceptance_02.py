@@ -2,28 +2,15 @@
 
 import pytest
 import torch
-from torch.utils.data import Dataset
 
 from deeplab_edu.data.scenes import SceneDataset
 from deeplab_edu.models import build_model
 from deeplab_edu.profiles import PROFILES
 from deeplab_edu.training import Settings, evaluate, fit
+from shuffled import Shuffled
 
 CI = PROFILES["ci"]
 OPTIONS = {"preset": "thin", "size": CI.image_size}
-
-
-class Shuffled(Dataset):
-    """Each picture with another picture's labels."""
-
-    def __init__(self, data):
-        self.data = data
-
-    def __len__(self):
-        return len(self.data)
-
-    def __getitem__(self, index):
-        return self.data[index][0], self.data[(index + 7) % len(self.data)][1]
 
 
 def scores(tmp_path, name="fcn8s", shuffled=False, skips=True):

@@ -15,6 +15,7 @@ from deeplab_edu.data.scenes import SceneDataset
 from deeplab_edu.models import build_model
 from deeplab_edu.profiles import PROFILES
 from deeplab_edu.training import Settings, evaluate, fit
+from shuffled import Shuffled
 
 PATH = runner.NOTEBOOKS / "00_start_here.ipynb"
 
@@ -35,19 +36,6 @@ def test_the_stored_map_links_exactly_the_notebooks_of_the_folder(page):
     assert linked == [path.name for path in sorted(runner.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
 
 
-class ShuffledLabels(Dataset):
-    """The pictures of a data set, each with the label map of another."""
-
-    def __init__(self, data: SceneDataset):
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.data[index][0], self.data[(index * 7 + 3) % len(self)][1]
-
-
 def first_training(train: Dataset, runs: Path) -> float:
     """The notebook's, in profile ci."""
     settings = Settings(iterations=200, batch_size=16, warmup=10, precision="float32")
@@ -61,7 +49,7 @@ def test_shuffled_labels_fail_the_acceptance(page, tmp_path):
     settings = "Settings(iterations=200, batch_size=16, warmup=10, precision=profile.precision)"
     assert any(settings in cell.source for cell in page.cells)  # what is tried here is what the notebook does
     train = SceneDataset("full", "train", size=64, length=640)
-    assert first_training(ShuffledLabels(train), tmp_path) < PROFILES["ci"].accept["00_first_miou"]
+    assert first_training(Shuffled(train), tmp_path) < PROFILES["ci"].accept["00_first_miou"]
 
 
 def test_prose_does_not_skip_a_heading_level(page):
