@@ -94,6 +94,39 @@ class Tiny(nn.Module):
         return maps
 
 
+class TinyStride8(nn.Module):
+    """A short trunk that stays at stride 8, for DeepLab on a CPU: ours, shaped like VGG as DeepLab v1 changed it.
+
+    A 3x3 convolution of stride 2, then three times a 3x3 max pool and two 3x3 convolutions. The last pool has stride
+    1, and with `hole` the convolutions after it have rate 2. Returns the four maps, with 1, 2, 3 and 4 times `width`
+    channels. Unit i of a map of stride s lies on pixel s i, and a map reaches to the image's last pixel or beyond.
+    """
+
+    strides = (2, 4, 8, 8)
+
+    def __init__(self, width: int = 16, hole: bool = True) -> None:
+        super().__init__()
+        self.channels = tuple(n * width for n in (1, 2, 3, 4))
+        one_more = nn.ZeroPad2d((0, 1, 0, 1))  # right and below: an even side's last pixel gets a unit, too
+        self.stem = nn.Sequential(one_more, *conv_bn_relu(3, width, stride=2))
+        rates = (1, 1, 2 if hole else 1)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.MaxPool2d(3, stride, padding=1, ceil_mode=True),
+                conv_bn_relu(shallow, deep, rate=rate),
+                conv_bn_relu(deep, deep, rate=rate),
+            )
+            for shallow, deep, stride, rate in zip(self.channels, self.channels[1:], (2, 2, 1), rates)
+        )
+        init_he(self)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = [self.stem(images)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return maps
+
+
 def pretrained_weights(backbone: str, source: bool | str | Path) -> dict[str, Tensor]:
     """State dict of torchvision's classifier `backbone`: its ImageNet weights, or those in the file `source`.
 

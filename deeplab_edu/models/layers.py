@@ -4,14 +4,18 @@ import torch
 from torch import Tensor, nn
 
 
-def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution, batch normalisation, ReLU; (N, in, H, W) -> (N, out, H / stride rounded up, ...), odd `kernel_size`.
+def conv_bn_relu(
+    in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, rate: int = 1
+) -> nn.Sequential:
+    """Convolution, batch normalisation, ReLU; (N, in, H, W) -> (N, out, H / stride rounded up, ...).
 
-    The unit that networks have been built from since Ioffe & Szegedy, *Batch Normalization*, 2015, §3.2.
-    The convolution has no bias: the mean that batch normalisation subtracts would cancel it.
+    The unit that networks have been built from since Ioffe & Szegedy, *Batch Normalization*, 2015, §3.2. With `rate`
+    r, the kernel's taps lie r units apart (atrous convolution); the map keeps its size if the kernel's is odd or the
+    rate even. The convolution has no bias: the mean that batch normalisation subtracts would cancel it.
     """
+    padding = rate * (kernel_size - 1) // 2
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False),
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation=rate, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
