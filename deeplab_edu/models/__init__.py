@@ -2,18 +2,24 @@
 
 import inspect
 from functools import partial
+from typing import Any
 
 from torch import nn
 
+from .deeplab_v1 import DeepLabV1
 from .fcn import FCN
 
-_TABLE = {
+_TABLE: dict[str, tuple[partial[Any], str]] = {
     "fcn32s": (
         partial(FCN, stride=32),
         "FCN-32s: a classifier made convolutional, upsampled 32 times in one step",
     ),
     "fcn16s": (partial(FCN, stride=16), "FCN-16s: a skip from stride 16 added before upsampling"),
     "fcn8s": (partial(FCN, stride=8), "FCN-8s: skips from strides 16 and 8 added before upsampling"),
+    "deeplab_v1": (
+        partial(DeepLabV1),
+        "DeepLab v1: stride 8 by atrous convolution, and a field of view to choose",
+    ),
 }
 MODELS = {name: description for name, (_, description) in _TABLE.items()}
 
