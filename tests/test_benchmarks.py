@@ -1,6 +1,7 @@
 """Benchmarks run to their end (with one repetition; how fast is never asserted) and measure as they say."""
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -46,6 +47,16 @@ def test_training_step(run, capsys):
     arms = {"torchvision's loop", "ours", "ours, bfloat16"}
     assert [set(case["seconds"]) for case in saved["measured"].values()] == [arms, arms]
     assert "| torchvision's loop | " in capsys.readouterr().out
+
+
+def test_crf(timing, monkeypatch, capsys):
+    import crf
+
+    assert {(preset, size) for preset, size, _ in crf.CASES} >= {("v1", 128), ("v1", 321), ("v1", 513)}
+    monkeypatch.setattr(crf, "CASES", [("v1", 32, ("lattice",))])
+    monkeypatch.setattr(sys, "argv", ["crf.py", "--repetitions", "1"])
+    crf.main()
+    assert re.search(r"\| v1, 32 px \| lattice \| \S+ \(.*\) \| 1.00 .* \| \d+ \|", capsys.readouterr().out)
 
 
 def test_arms_take_turns_and_a_first_call_is_not_counted(timing):

@@ -1,0 +1,83 @@
+"""The dense CRF on a lattice beside pydensecrf, and computed exactly: seconds and memory of one image.
+
+    python benchmarks/crf.py [--repetitions 5] [--save]
+
+Ten iterations with 21 classes on matplotlib's photograph, resized, with smooth random probabilities as a network of
+stride 8 gives them. How large a lattice is, and so the time, depends on the image's texture and on theta, so that two
+presets are measured. pydensecrf always runs on one core of the CPU. Memory is how much the peak of a
+fresh process grows (Linux, macOS), measured once and on the CPU. The arms of a case take turns.
+"""
+
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib import cbook
+from PIL import Image
+from timing import interleave, machine_line, parse, quartiles, ratio, save, spread, table
+from torch import Tensor
+
+from deeplab_edu.crf import PRESETS
+from deeplab_edu.profiles import Profile
+
+FAST, EXACT = ("pydensecrf", "lattice"), ("lattice", "exact", "attention")
+CASES = [("v1", 128, EXACT), *((preset, size, FAST) for preset in ("v1", "v2") for size in (321, 513))]
+
+
+def inputs(size: int, device: str) -> tuple[np.ndarray, Tensor]:
+    with Image.open(cbook.get_sample_data("grace_hopper.jpg")) as photograph:
+        image = np.asarray(photograph.convert("RGB").resize((size, size)))
+    coarse = 3 * torch.randn(1, 21, size // 8 + 1, size // 8 + 1, generator=torch.manual_seed(0))
+    logits = F.interpolate(coarse, (size, size), mode="bilinear", align_corners=True)
+    return image, logits.softmax(1)[0].to(device)
+
+
+def refine(preset: str, backend: str, image: np.ndarray, probabilities: Tensor) -> Tensor:
+    return replace(PRESETS[preset], backend=backend).refine(image, probabilities)
+
+
+def peak_memory(preset: str, backend: str, size: int) -> float:
+    """MB by which the peak of this process grows; call it in a fresh one."""
+    unit = 1e6 if sys.platform == "darwin" else 1e3  # ru_maxrss is in bytes there, in kB elsewhere
+    refine(preset, backend, *inputs(16, "cpu"))  # what is loaded once is not counted
+    given = inputs(size, "cpu")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refine(preset, backend, *given)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
+
+
+def peak_memory_of_its_own(preset: str, backend: str, size: int) -> float:
+    code = f"import crf; print(crf.peak_memory({preset!r}, {backend!r}, {size}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, capture_output=True, text=True
+    )
+    return float(done.stdout)
+
+
+def main() -> None:
+    options, profile = parse(__doc__, repetitions=5), Profile.load()
+    measured, rows = [], []
+    for preset, size, backends in CASES:
+        given = inputs(size, profile.device)
+        arms = {backend: partial(refine, preset, backend, *given) for backend in backends}
+        seconds = interleave(arms, options.repetitions)
+        memory = {backend: peak_memory_of_its_own(preset, backend, size) for backend in backends}
+        measured += [{"preset": preset, "size": size, "seconds": seconds, "megabytes": memory}]
+        for backend, values in seconds.items():
+            times = spread(*ratio(values, seconds[backends[0]]), form=".2f")
+            case = f"{preset}, {size} px"
+            rows.append((case, backend, spread(*quartiles(values)), times, f"{memory[backend]:.0f}"))
+    print(f"Dense CRF, {options.repetitions} repetitions; {machine_line()}\n")
+    print(table(["preset, image", "backend", "s, median (quartiles)", "time / first", "MB"], rows))
+    if options.save:
+        save("crf", profile, measured, options.repetitions)
+
+
+if __name__ == "__main__":
+    main()
