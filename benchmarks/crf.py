@@ -4,11 +4,11 @@
 
 Ten iterations with 21 classes on matplotlib's photograph, resized, with smooth random probabilities as a network of
 stride 8 gives them. How large a lattice is, and so the time, depends on the image's texture and on theta, so that two
-presets are measured. pydensecrf always runs on one core of the CPU. Memory is how much the peak of a
-fresh process grows (Linux, macOS), measured once and on the CPU. The arms of a case take turns.
+presets are measured. pydensecrf always runs on one core of the CPU. Memory is how far a
+fresh process's peak lies above what it held before (on Linux only), once, on the CPU. A case's arms take turns.
 """
 
-import resource
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -44,12 +44,20 @@ def refine(preset: str, backend: str, image: np.ndarray, probabilities: Tensor) 
 
 def peak_memory(preset: str, backend: str, size: int) -> float:
     """MB by which the peak of this process grows; call it in a fresh one."""
-    unit = 1e6 if sys.platform == "darwin" else 1e3  # ru_maxrss is in bytes there, in kB elsewhere
     refine(preset, backend, *inputs(16, "cpu"))  # what is loaded once is not counted
     given = inputs(size, "cpu")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident("VmRSS")
     refine(preset, backend, *given)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> float:
+    """MB of memory now (VmRSS) or at most so far (VmHWM). `getrusage` would count the parent's peak, too."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return math.nan
+    line = next(line for line in status.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
 
 
 def peak_memory_of_its_own(preset: str, backend: str, size: int) -> float:
