@@ -197,10 +197,8 @@ def exact(features: Tensor) -> Filter:
     """V -> K V, some rows of K at a time. Time grows with N^2 and memory with N, unless a gradient is wanted."""
     f = features - features.mean(0)  # smaller numbers, less rounding
     half, one = (f**2).sum(1, keepdim=True) / 2, torch.ones_like(f[:, :1])
-    queries, keys = (
-        torch.cat([f, -half, one], 1),
-        torch.cat([f, one, -half], 1),
-    )  # q_i . k_j = -|f_i - f_j|^2 / 2
+    # q_i . k_j = -|f_i - f_j|^2 / 2
+    queries, keys = torch.cat([f, -half, one], 1), torch.cat([f, one, -half], 1)
     rows = max(1, TILE // len(f))
 
     def kernel(values: Tensor) -> Tensor:

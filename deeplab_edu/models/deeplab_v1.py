@@ -79,10 +79,7 @@ class DeepLabV1(nn.Module):
         check_images(images)
         scores = self.score(self.classifier(self.backbone(images)[-1]))  # (N, num_classes, ~H / 8, ~W / 8)
         height, width = scores.shape[-2:]
-        size = (
-            STRIDE * (height - 1) + 1,
-            STRIDE * (width - 1) + 1,
-        )  # from the first unit's pixel to the last one's
+        size = (STRIDE * (height - 1) + 1, STRIDE * (width - 1) + 1)  # first unit's pixel to last unit's
         logits = F.interpolate(scores, size, mode="bilinear", align_corners=True)
         return logits[..., : images.shape[-2], : images.shape[-1]]
 
