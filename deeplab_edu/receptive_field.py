@@ -17,6 +17,7 @@ The network is read as a `torch.fx` graph on the meta device, where tensors have
 
 import copy
 import difflib
+import operator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -84,6 +85,8 @@ ELEMENTWISE = frozenset(
     prelu relu relu6 sigmoid silu softplus sqrt square stochasticdepth sub tanh to truediv""".split()  # noqa: SIM905
 )
 SEVERAL = ELEMENTWISE | {"cat", "concat", "concatenate"}  # may read more than one map
+PADS = {"zeropad2d": "constant", "constantpad2d": "constant", "circularpad2d": "circular"}
+PADS |= {"reflectionpad2d": "reflect", "replicationpad2d": "replicate"}
 
 
 def layer_axis(name: str, s: dict[str, Any], axis: int, n_in: int, n_out: int) -> Window | Tensor | None:
@@ -101,15 +104,14 @@ def layer_axis(name: str, s: dict[str, Any], axis: int, n_in: int, n_out: int) -
     whole = torch.ones(n_out, n_in, dtype=torch.float64)
     match name:
         case "conv2d" | "convtranspose2d":
-            size = get("kernel_size") or s["weight"].shape[2 + axis]
-            padding, rate, mode = get("padding", 0), get("dilation", 1), s.get("padding_mode", "zeros")
+            size, padding, rate = get("kernel_size"), get("padding", 0), get("dilation", 1)
+            size = s["weight"].shape[2 + axis] if size is None else size
             if isinstance(s.get("padding"), str):  # of an odd number of zeros, "same" puts one more behind
                 padding = rate * (size - 1) // 2 if s["padding"] == "same" else 0
-            mode = "constant" if mode == "zeros" else mode
+            mode = s.get("padding_mode", "zeros").replace("zeros", "constant")
             window = Window(size, get("stride", 1), padding, rate, mode)
-            return (
-                window if name == "conv2d" else window.table(n_out, n_in).T
-            )  # it writes what the other reads
+            # the transposed one writes what the other reads
+            return window if name == "conv2d" else window.table(n_out, n_in).T
         case "maxpool2d" | "avgpool2d":
             stride = get("stride") or get("kernel_size")
             return Window(get("kernel_size"), stride, get("padding", 0), get("dilation", 1))
@@ -121,16 +123,10 @@ def layer_axis(name: str, s: dict[str, Any], axis: int, n_in: int, n_out: int) -
             scale = None if s.get("recompute_scale_factor") else get("scale_factor")
             how = {key: s[key] for key in ("mode", "align_corners", "antialias") if key in s}
             return Window() if n_in == n_out and scale in (None, 1) else resized(n_in, n_out, scale, **how)
-        case "pad":
-            before = s["pad"][2 - 2 * axis :][:1] or (0,)  # two numbers an axis, the last axis first
-            return Window(padding=before[0], mode=s.get("mode", "constant"))
-        case "zeropad2d" | "constantpad2d" | "reflectionpad2d" | "replicationpad2d" | "circularpad2d":
-            modes = {
-                "reflectionpad2d": "reflect",
-                "replicationpad2d": "replicate",
-                "circularpad2d": "circular",
-            }
-            return Window(padding=s["padding"][2 - 2 * axis], mode=modes.get(name, "constant"))
+        case "pad":  # two numbers an axis, the last axis first
+            return Window(padding=[*s["pad"], 0, 0][2 - 2 * axis], mode=s.get("mode", "constant"))
+        case _ if name in PADS:
+            return Window(padding=s["padding"][2 - 2 * axis], mode=PADS[name])
         case "getitem":
             return cropped(s["index"], axis, n_in)
         case "mean" | "sum" | "amax":
@@ -216,6 +212,10 @@ class Shapes(fx.Interpreter):
         n.meta["value"] = super().run_node(n)
         return n.meta["value"]
 
+    def fetch_attr(self, target: str) -> Any:
+        value = super().fetch_attr(target)
+        return to_meta(value) if isinstance(value, Tensor) else value
+
 
 class SpatialGraph:
     """A model in evaluation mode at one image size (rows, columns): traced once, asked often. The model is not touched.
@@ -239,14 +239,17 @@ class SpatialGraph:
         channels = next((m.in_channels for m in self.model.modules() if isinstance(m, nn.Conv2d)), 3)
         dtype = next((p.dtype for p in self.model.parameters()), torch.float32)
         try:
-            with torch.no_grad():
-                images = torch.empty(1, channels, rows, columns, dtype=dtype, device="meta")
+            with torch.no_grad(), torch.device("meta"):
+                images = torch.empty(1, channels, rows, columns, dtype=dtype)
                 Shapes(fx.GraphModule(self.model, graph)).run(images)
         except Exception as error:
             raise ValueError(
                 f"the model takes no image of {rows} x {columns} with {channels} channels: {error}"
             ) from error
-        self.modules, self.returned = dict(self.model.named_modules()), getattr(tracer, "returned", {})
+        self.modules, self.returned = (
+            dict(self.model.named_modules(remove_duplicate=False)),
+            getattr(tracer, "returned", {}),
+        )
         self.nodes = list(graph.nodes)
         self.image = self.nodes[0]
         self.seeing = {self.image}  # the nodes that hold something of the image
@@ -420,11 +423,14 @@ def to_meta(tensor: Tensor) -> Tensor:
     return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
-def pair_of(value: object, meaning: str, low: int) -> tuple[int, int]:
-    match value:
-        case (int(first), int(second)) if first >= low and second >= low:
-            return first, second
-    raise ValueError(f"{meaning}, two whole numbers from {low} up, not {value!r}")
+def pair_of(value: Any, meaning: str, low: int) -> tuple[int, int]:
+    try:
+        first, second = map(operator.index, value)
+    except (TypeError, ValueError):
+        first = second = low - 1
+    if min(first, second) < low:
+        raise ValueError(f"{meaning}, two whole numbers from {low} up, not {value!r}")
+    return first, second
 
 
 def one_at(unit: tuple[int, int], shape: tuple[int, int]) -> Tensor:
@@ -497,6 +503,8 @@ def effective_field(
     Luo et al., *Understanding the Effective Receptive Field*, 2016, §2. `images` (N, C, H, W) float, as the model takes
     them; `channel` is one of the layer's, e.g. a class (default: their sum). The model runs in evaluation mode.
     """
+    if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4:
+        raise TypeError("images are a float tensor (N, C, H, W), as the model takes them")
     watched = dict(model.named_modules()).get("" if layer is None else layer)
     if watched is None:
         raise ValueError(f"the model has no layer {layer!r}; model.named_modules() lists them")

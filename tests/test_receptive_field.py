@@ -270,6 +270,30 @@ def box(size, rows, columns):
     return taps
 
 
+class Constants(nn.Module):
+    """Tensors that are no parameters, new ones, and functions with weights: what students write."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.weight = (
+            torch.tensor([0.5, 0.4, 0.3])[:, None, None],
+            nn.Parameter(torch.ones(3, 1, 3, 2)),
+        )
+        self.alias = self.last = nn.Identity()
+
+    def forward(self, x):
+        x = F.conv2d((x - self.mean) / 0.2, self.weight, None, 2, (1, 0), groups=3)
+        x = F.pad(x, (2, 0)) + torch.zeros(1, x.shape[1], 1, 1)
+        return self.last(F.softmax(F.batch_norm(x, torch.zeros(3), torch.ones(3)), dim=1))
+
+
+def test_functions_and_constants():
+    found = receptive_field(Constants(), (12, 12), "alias")
+    assert found == ((3, 2), (2, 2), (1, 4))
+    assert torch.equal(tap_map(Constants(), (12, 12), (1, 4)), box((12, 12), (1, 4), (4, 6)))
+    assert not tap_map(Constants(), (12, 12), (1, 1)).any()  # a unit made of padding
+
+
 # ------------------------------------------------------------------------------------------- every model we ship
 
 
@@ -674,6 +698,11 @@ TINY = convs((3, 1, 1, 1))
 def test_bad_input(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_images_that_are_none():
+    with pytest.raises(TypeError, match=r"images are a float tensor \(N, C, H, W\)"):
+        effective_field(TINY, torch.zeros(1, 1, 8, 8, dtype=torch.uint8), (0, 0))
 
 
 def test_unknown_layers_are_suggested():
