@@ -59,6 +59,12 @@ def test_crf(timing, monkeypatch, capsys):
     assert re.search(r"\| v1, 32 px \| lattice \| \S+ \(.*\) \| 1.00 .* \| \d+ \|", capsys.readouterr().out)
 
 
+def test_receptive_field(run, capsys):
+    saved = run("receptive_field", "--repetitions", "1", "--save")
+    assert all(0 < arm["low"] <= arm["median"] <= arm["high"] for arm in saved["measured"].values())
+    assert "| click on a branch | " in capsys.readouterr().out
+
+
 def test_arms_take_turns_and_a_first_call_is_not_counted(timing):
     calls: list[str] = []
     seconds = timing.interleave({name: lambda name=name: calls.append(name) for name in "AB"}, 3)
