@@ -548,6 +548,12 @@ def test_resizing_by_brute_force(case):
             assert torch.equal(graph.tap_map((row, column)), brute_force(model, size, (row, column)))
 
 
+def test_a_weight_that_is_rounding_is_no_tap():
+    """Unit (2, 12) lies on the first pixel's centre, 2.5 * 2 / 10 - 0.5 = 12.5 * 2 / 50 - 0.5 = 0, give or take 1e-17."""
+    taps = tap_map(nn.Upsample(size=(10, 50), mode="bilinear"), (2, 2), (2, 12))
+    assert taps.tolist() == [[True, False], [False, False]]
+
+
 def test_a_hole_in_the_rows_behind_a_transposed_convolution():
     rows = [
         tap_map(positive(*RESIZES["with a hole"]), (37, 11), (row, 4)).any(1).nonzero()[:, 0].tolist()
