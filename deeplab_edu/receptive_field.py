@@ -199,8 +199,11 @@ class Route(NamedTuple):
 class Tracer(fx.Tracer):
     """Remembers what each module returned, so that a layer can be asked for by its name."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.returned: dict[nn.Module, Any] = {}
+
     def call_module(self, m: nn.Module, *call: Any) -> Any:
-        self.returned = getattr(self, "returned", {})
         self.returned[m] = super().call_module(m, *call)
         return self.returned[m]
 
@@ -246,10 +249,8 @@ class SpatialGraph:
             raise ValueError(
                 f"the model takes no image of {rows} x {columns} with {channels} channels: {error}"
             ) from error
-        self.modules, self.returned = (
-            dict(self.model.named_modules(remove_duplicate=False)),
-            getattr(tracer, "returned", {}),
-        )
+        self.modules = dict(self.model.named_modules(remove_duplicate=False))
+        self.returned = tracer.returned
         self.nodes = list(graph.nodes)
         self.image = self.nodes[0]
         self.seeing = {self.image}  # the nodes that hold something of the image

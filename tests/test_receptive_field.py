@@ -549,7 +549,7 @@ def test_resizing_by_brute_force(case):
 
 
 def test_a_weight_that_is_rounding_is_no_tap():
-    """Unit (2, 12) lies on the first pixel's centre, 2.5 * 2 / 10 - 0.5 = 12.5 * 2 / 50 - 0.5 = 0, give or take 1e-17."""
+    """Unit (2, 12) lies on the first pixel's centre, 2.5 * 2 / 10 - 0.5 = 12.5 * 2 / 50 - 0.5 = 0, to rounding."""
     taps = tap_map(nn.Upsample(size=(10, 50), mode="bilinear"), (2, 2), (2, 12))
     assert taps.tolist() == [[True, False], [False, False]]
 
