@@ -137,9 +137,7 @@ def layer_axis(name: str, s: dict[str, Any], axis: int, n_in: int, n_out: int) -
             return None if over(s.get("dim", 0), 0) or over(s.get("dim", 0), 1) else Window()
         case "batchnorm2d" | "batchnorm" | "instancenorm2d":  # with stored statistics each value by itself
             return whole if s.get("training") or s.get("track_running_stats") is False else Window()
-        case "groupnorm":
-            return whole
-    return None
+    return whole if name == "groupnorm" else None
 
 
 def cropped(index: Any, axis: int, n_in: int) -> Window | None:
