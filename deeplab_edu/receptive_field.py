@@ -26,8 +26,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-# --------------------------------------------------------------------------------------------- one axis of a layer
-
 
 @dataclass(frozen=True)
 class Window:
@@ -154,9 +152,6 @@ def cropped(index: Any, axis: int, n_in: int) -> Window | None:
 def over(dim: int | tuple[int, ...] | None, axis: int) -> bool:
     dims = (dim,) if isinstance(dim, int) else dim
     return not dims or 2 + axis in {d % 4 for d in dims}
-
-
-# ----------------------------------------------------------------------------------------- the network as a graph
 
 
 class ReceptiveField(NamedTuple):
@@ -440,9 +435,6 @@ def one_at(unit: tuple[int, int], shape: tuple[int, int]) -> Tensor:
     one = torch.zeros(shape, dtype=torch.float64)
     one[row, column] = 1
     return one
-
-
-# ------------------------------------------------------------------------------------------------------ in one call
 
 
 def receptive_field(
