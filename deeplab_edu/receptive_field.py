@@ -329,11 +329,11 @@ class SpatialGraph:
 
     def _upstream(self, target: fx.Node) -> list[fx.Node]:
         """The nodes on all paths from the image to `target`, in the order in which they run."""
-        found, todo = {target}, [target]
-        while todo:
-            new = {route.source for route in self._read_by(todo.pop())} - found
+        found, ahead = {target}, [target]
+        while ahead:
+            new = {route.source for route in self._read_by(ahead.pop())} - found
             found |= new
-            todo += new
+            ahead += new
         return [node for node in self.nodes if node in found]
 
     def _read_by(self, node: fx.Node) -> list[Route]:
