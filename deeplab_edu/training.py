@@ -232,13 +232,15 @@ class _Run:
 
     def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Load the newest readable checkpoint; no facts where there is none."""
+        damaged = False
         for path in (self.newest, self.before):
             try:
                 tensors, facts = _read(path)
             except FileNotFoundError:
                 continue
             except ValueError as error:
-                print(f"{error} Going on from the checkpoint before it.")
+                print(f"{error} Looking for the checkpoint before it.")
+                damaged = True
                 continue
             model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -256,6 +258,8 @@ class _Run:
                 {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
             )
             return facts
+        if damaged:
+            print(f"No readable checkpoint is left in {self.folder}; training begins at the first step.")
         return {}
 
     def finish(self, model: nn.Module, facts: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision import tv_tensors
 
 from deeplab_edu.data.scenes import SceneDataset
-from deeplab_edu.metrics import ConfusionMatrix
+from deeplab_edu.metrics import ConfusionMatrix, trimap
 from deeplab_edu.models import build_model
 from deeplab_edu.training import (
     History,
@@ -238,15 +238,33 @@ def until(condition, process, seconds=60):
         time.sleep(0.005)
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys, monkeypatch):
     whole, resumed = tiny(), tiny()
     fit(whole, scenes(), None, QUICK, runs=tmp_path / "whole", quiet=True)
     interrupted(tmp_path / "parts", after=2)
     newest = next((tmp_path / "parts").glob("*/checkpoint.safetensors"))
     newest.write_bytes(newest.read_bytes()[:1000])
+    steps = count_steps(monkeypatch)
     fit(resumed, scenes(), None, QUICK, runs=tmp_path / "parts", quiet=True)
-    assert "Going on from the checkpoint before it." in capsys.readouterr().out
-    assert same_weights(whole, resumed)
+    assert "Looking for the checkpoint before it." in (said := capsys.readouterr().out)
+    assert "begins at the first step" not in said
+    assert same_weights(whole, resumed) and len(steps) == 4  # the one before was that of step 8
+
+
+def count_steps(monkeypatch) -> list:
+    """A list that grows by one with each training step from here on."""
+    steps: list = []
+    monkeypatch.setattr("deeplab_edu.training.train_step", lambda *a: steps.append(1) or train_step(*a))
+    return steps
+
+
+def test_with_no_readable_checkpoint_left_the_run_begins_anew_and_says_so(tmp_path, capsys):
+    interrupted(tmp_path, after=2)
+    for path in tmp_path.glob("*/checkpoint*.safetensors"):
+        path.write_bytes(b"nothing")
+    history = fit(tiny(), scenes(), None, QUICK, runs=tmp_path, quiet=True)
+    assert "No readable checkpoint is left" in capsys.readouterr().out
+    assert history.images == 48
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
@@ -260,8 +278,9 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     monkeypatch.undo()
     whole, resumed = tiny(), tiny()
     fit(whole, scenes(), None, QUICK, runs=tmp_path / "whole", quiet=True)
+    steps = count_steps(monkeypatch)
     fit(resumed, scenes(), None, QUICK, runs=tmp_path, quiet=True)
-    assert same_weights(whole, resumed)
+    assert same_weights(whole, resumed) and 0 < len(steps) < 12
     assert not list(tmp_path.rglob(".*"))  # no half-written file stays behind
 
 
@@ -319,18 +338,30 @@ def test_weights_come_back_with_their_facts(tmp_path):
     assert same_weights(first, second)
 
 
-def test_evaluation_is_one_confusion_matrix_over_all_pictures():
+def test_evaluation_is_one_confusion_matrix_over_all_pictures(tmp_path):
     model, data = tiny(), scenes("val", 10)
-    matrix = ConfusionMatrix(12)
+    fit(
+        model, scenes(), None, replace(QUICK, iterations=60), runs=tmp_path, quiet=True
+    )  # else all scores are zero
+    matrix, regions = ConfusionMatrix(12), {r: ConfusionMatrix(12) for r in ("trimap1", "trimap3", "inner")}
     with torch.inference_mode():
         from deeplab_edu.data.augment import normalize
 
         for image, mask in (data[i] for i in range(10)):
-            matrix.update(model.eval()(normalize(image)[None]).argmax(1)[0], mask)
+            prediction = model.eval()(normalize(image)[None]).argmax(1)[0]
+            matrix.update(prediction, mask)
+            for region, where in zip(
+                regions, (trimap(mask, 1), trimap(mask, 3), ~trimap(mask, 5)), strict=True
+            ):
+                regions[region].update(prediction, mask, where=where)
     for batch_size in (3, 10):
         scores = evaluate(model, data, batch_size=batch_size, detailed=True, precision="float32")
         assert scores["miou"] == pytest.approx(float(matrix.miou))
-        assert {"trimap1", "trimap3", "inner", "thin", "small", "mid", "big"} <= scores.keys()
+        for region, counted in regions.items():
+            occurring = counted.matrix.sum(1) > 0
+            assert 0 < scores[region] == pytest.approx(float(counted.iou_per_class[occurring].mean()))
+        assert len({scores[name] for name in ("miou", *regions)}) == 4
+        assert {"shapes", "small", "mid", "big"} <= scores.keys() and "thin" not in scores  # none is there
 
 
 class Oracle(nn.Module):
