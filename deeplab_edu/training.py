@@ -349,9 +349,14 @@ def train_step(
     dtype = _autocast_dtype(settings, device.type)
     inputs = normalize(images.to(device)).contiguous(memory_format=torch.channels_last)
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-        logits = model(inputs)
-    loss = F.cross_entropy(
-        logits[..., ::s, ::s].float(), masks.to(device)[..., ::s, ::s], ignore_index=settings.ignore_index
+        outputs = model(inputs)
+    outputs = (
+        [outputs] if isinstance(outputs, Tensor) else outputs
+    )  # several are supervised alike: DeepLab v2, §3.2
+    targets = masks.to(device)[..., ::s, ::s]
+    loss = sum(
+        F.cross_entropy(logits[..., ::s, ::s].float(), targets, ignore_index=settings.ignore_index)
+        for logits in outputs
     )
     optimizer.zero_grad(set_to_none=True)
     loss.backward()

@@ -3,21 +3,86 @@
 `backbone(images)` returns a list of feature maps, deepest last; `backbone.channels` and `backbone.strides` say how
 many channels each has and how many image pixels lie between two of its units. A side of n pixels becomes
 ceil(n / stride) units: nothing is cut off, so images of any size go in.
+
+Residual networks, and whatever else strides in its convolutions, are made denser by one rule, `set_output_stride`.
 """
 
-import pickle
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
+from torchvision.models import get_model, mobilenet_v2
+from torchvision.models.resnet import BasicBlock
 from torchvision.models.vgg import cfgs, make_layers
 
 from .layers import conv_bn_relu, init_he
+from .weights import load_renamed, pretrained_weights
 
-BACKBONES = ("vgg16", "vgg16_bn", "tiny")
+BACKBONES = ("vgg16", "vgg16_bn", "tiny")  # of FCN and DeepLab v1
+ATROUS_BACKBONES = ("resnet50", "resnet101", "mobilenet_v2", "tiny")  # of DeepLab v3 and v3+
+
+
+def set_output_stride(
+    units: Iterable[nn.Module], output_stride: int, unit_rates: Sequence[int] | None = None
+) -> list[int]:
+    """Make a strided network dense: at most `output_stride` pixels between two units of its last map, same weights.
+
+    A layer that would stride further gets stride 1 and keeps its own rate; everything after it reads with holes, as
+    many times wider as the stride that went (DeepLab v1, §3.1; v3, §3.1). Units that were there before then have
+    the values they had: the dense map, subsampled, is the nominal one.
+
+    `units` are layers or residual blocks in the order in which they compute; convolutions and max pools inside keep
+    their map's size but for the stride. Inside a block, layers under `downsample` are its shortcut, beside the rest.
+    `unit_rates` multiply the rates within each unit (multi-grid; v3, §3.2.1). Calling it again starts from the
+    strides the layers were built with. Returns the stride of the map after each unit.
+    """
+    units = list(units)
+    stride, rate, strides = 1, 1, []
+    for unit, unit_rate in zip(units, unit_rates or [1] * len(units), strict=True):
+        entering = stride, rate
+        for branch in branches(unit):
+            stride, rate = entering
+            for layer in branch:
+                nominal = nominal_stride(layer)
+                fits = stride * nominal <= output_stride
+                arrange(layer, stride=nominal if fits else 1, rate=rate * unit_rate)
+                stride, rate = (stride * nominal, rate) if fits else (stride, rate * nominal)
+        strides.append(stride)
+    return strides
+
+
+def branches(unit: nn.Module) -> Iterator[list[nn.Conv2d | nn.MaxPool2d]]:
+    """The layers of a unit that a stride concerns: those of its main branch, then those of its shortcut, if any."""
+    main: list[nn.Conv2d | nn.MaxPool2d] = []
+    shortcut: list[nn.Conv2d | nn.MaxPool2d] = []
+    for name, layer in unit.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
+            (shortcut if name.startswith("downsample") else main).append(layer)
+    return filter(None, (main, shortcut))
+
+
+def nominal_stride(layer: nn.Conv2d | nn.MaxPool2d) -> int:
+    """The stride a layer was built with, kept on it the first time somebody asks."""
+    if not hasattr(layer, "nominal_stride"):
+        layer.nominal_stride = pair(layer.stride)[0]  # type: ignore[assignment]
+    return int(layer.nominal_stride)  # type: ignore[arg-type]
+
+
+def arrange(layer: nn.Conv2d | nn.MaxPool2d, stride: int, rate: int) -> None:
+    """Set stride and rate, and the padding with which an odd kernel keeps its map's size (an even pool has none)."""
+    taps = pair(layer.kernel_size)[0]
+    padding = rate * (taps - 1) // 2 if taps % 2 else 0
+    if isinstance(layer, nn.Conv2d):
+        layer.stride, layer.dilation, layer.padding = (stride,) * 2, (rate,) * 2, (padding,) * 2
+    else:
+        layer.stride, layer.dilation, layer.padding = stride, rate, padding
+
+
+def pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value, value)
 
 
 class VGG16(nn.Module):
@@ -127,53 +192,124 @@ class TinyStride8(nn.Module):
         return maps
 
 
-def pretrained_weights(backbone: str, source: bool | str | Path) -> dict[str, Tensor]:
-    """State dict of torchvision's classifier `backbone`: its ImageNet weights, or those in the file `source`.
+class Backbone(nn.Module):
+    """A network that strides in its layers, made dense on demand: what DeepLab v3 and v3+ stand on.
 
-    `source=True` asks torchvision, which downloads them once into torch's cache; nothing else here goes online. A
-    file is `.safetensors` or what `torch.save(model.state_dict(), path)` writes; only tensors are ever unpickled.
-    Raises FileNotFoundError for a missing file and ValueError for one that holds something else.
+    `stem` strides 2 or 4; the first of `layers` ends at stride 4, and each further one halves its map, as far as
+    `set_output_stride` lets it. Returns the map after each of `layers`: images (N, 3, H, W) -> [(N, channels[i],
+    ceil(H / strides[i]), ceil(W / strides[i])), ...]. Unit j of a map of stride s lies on pixel s j.
+
+    `multi_grid` multiplies the rates of the units of the fourth layer, and of any further one (v3, §3.2.1).
     """
-    if backbone == "tiny":
-        raise ValueError("the tiny backbone has no ImageNet weights; leave out `pretrained`, or use vgg16")
-    if source is True:
-        return get_model_weights(backbone).DEFAULT.get_state_dict(progress=True, check_hash=True)
-    path = Path(str(source))
-    if not path.is_file():
-        raise FileNotFoundError(f"no file of pretrained weights at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as a state dict of tensors, or is damaged") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
-            f"{path} holds no plain state dict; write it by torch.save(model.state_dict(), path)"
-        )
-    return state
+
+    def __init__(self, stem: nn.Sequential, layers: Sequence[nn.Sequential], channels: Sequence[int]) -> None:
+        super().__init__()
+        self.stem = stem
+        self.layers: Any = nn.ModuleList(layers)  # Any: its type would not say that the parts are sequences
+        self.channels = tuple(channels)
+        self.strides = tuple(4 * 2**i for i in range(len(layers)))
+        self.multi_grid: tuple[int, ...] | None = None
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """Let the last map's units lie `output_stride` pixels apart, 4 or more, without changing a weight."""
+        rates = [1] * len(self.stem)
+        for number, layer in enumerate(self.layers):
+            rates += self.multi_grid if self.multi_grid and number >= 3 else [1] * len(layer)
+        units = [*self.stem, *(unit for layer in self.layers for unit in layer)]
+        strides = iter(set_output_stride(units, output_stride, rates)[len(self.stem) :])
+        self.strides = tuple([next(strides) for _ in layer][-1] for layer in self.layers)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps, x = [], self.stem(images)
+        for layer in self.layers:
+            x = layer(x)
+            maps.append(x)
+        return maps
 
 
-def load_renamed(module: nn.Module, state: dict[str, Tensor], names: dict[str, str], source: object) -> None:
-    """Fill `module` from `state`, where its layers have other names: `names` maps a prefix of ours to one of theirs.
+def resnet(depth: int, stride_in: str) -> tuple[Backbone, dict[str, str]]:
+    """ResNet-50 or -101 (He et al., 2016, table 1), and torchvision's names for the parts.
 
-    Tensors are reshaped if only their shape differs (a linear layer into the convolution that computes the same).
-    Parameters under no prefix keep their values; entries of `state` that nobody asks for are left unused. Raises
-    ValueError naming the first entry that is missing or of another size.
+    The first unit of a layer strides in its 1x1 convolution, `stride_in="1x1"`, as in the paper and in the nets that
+    DeepLab used, or in its 3x3 convolution, as in the nets whose weights torchvision has.
     """
-    own = module.state_dict()
-    for name, value in own.items():
-        prefix = next((ours for ours in names if name.startswith(ours)), None)
-        if prefix is None:
-            continue
-        theirs = names[prefix] + name.removeprefix(prefix)
-        given = state.get(theirs)
-        if given is None:
-            raise ValueError(f"the weights from {source} lack {theirs!r}: is this another network's file?")
-        if given.numel() != value.numel():
-            shapes = f"{tuple(given.shape)}, not {tuple(value.shape)}"
-            raise ValueError(
-                f"{theirs!r} in the weights from {source} has shape {shapes}: is it another network?"
-            )
-        own[name] = given.reshape(value.shape)
-    module.load_state_dict(own)
+    net = get_model(f"resnet{depth}", weights=None)
+    layers = [net.layer1, net.layer2, net.layer3, net.layer4]
+    for first in (layer[0] for layer in layers[1:] if stride_in == "1x1"):
+        first.conv1.stride, first.conv2.stride = (2, 2), (1, 1)
+    stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+    names = {"stem.0.": "conv1.", "stem.1.": "bn1."} | {f"layers.{i}.": f"layer{i + 1}." for i in range(4)}
+    return Backbone(stem, layers, (256, 512, 1024, 2048)), names
+
+
+def mobilenet() -> tuple[Backbone, dict[str, str]]:
+    """MobileNetV2 (Sandler et al., 2018, table 2) up to its 320 channels, as DeepLab uses it; torchvision's names."""
+    features = mobilenet_v2(weights=None).features
+    ends = (1, 4, 7, 14, 18)  # where a layer starts that halves the map, but for the first
+    layers = [features[start:stop] for start, stop in pairwise(ends)]
+    names = {f"stem.{i}.": f"features.0.{i}." for i in range(3)}
+    for number, start in enumerate(ends[:-1]):
+        names |= {f"layers.{number}.{i}.": f"features.{start + i}." for i in range(len(layers[number]))}
+    return Backbone(features[0], layers, (24, 32, 96, 320)), names
+
+
+def tiny_resnet(width: int) -> Backbone:
+    """A residual network that trains on a CPU in minutes: ours, from no paper.
+
+    A 3x3 convolution of stride 2, then two, two, two and three of He et al.'s basic blocks (2016, fig. 2) with 2, 3,
+    4 and 5 times `width` channels. The first of each group strides.
+    """
+    channels = [n * width for n in (1, 2, 3, 4, 5)]
+    layers = []
+    for shallow, deep, units in zip(channels, channels[1:], (2, 2, 2, 3)):
+        shortcut = nn.Sequential(nn.Conv2d(shallow, deep, 1, 2, bias=False), nn.BatchNorm2d(deep))
+        first = BasicBlock(shallow, deep, 2, shortcut)
+        layers.append(nn.Sequential(first, *(BasicBlock(deep, deep) for _ in range(units - 1))))
+    backbone = Backbone(conv_bn_relu(3, width, stride=2), layers, channels[1:])
+    init_he(backbone)
+    return backbone
+
+
+def atrous_backbone(
+    name: str,
+    output_stride: int = 16,
+    *,
+    multi_grid: Sequence[int] | None = None,
+    width: int = 16,
+    stride_in: str | None = None,
+    pretrained: bool | str | Path = False,
+) -> Backbone:
+    """One of `ATROUS_BACKBONES` at `output_stride` 32, 16 or 8.
+
+    `width` is tiny's. `stride_in` is the ResNets' ("1x1" or "3x3"); by default it is "3x3" with `pretrained`, which
+    is True for torchvision's ImageNet weights or the path of a file with its names, and "1x1" without. Raises
+    ValueError for a name or value that there is not.
+    """
+    if name not in ATROUS_BACKBONES:
+        raise ValueError(f"no backbone {name!r}; choose from {', '.join(ATROUS_BACKBONES)}")
+    if stride_in not in (None, "1x1", "3x3"):
+        raise ValueError(f'stride_in is "1x1" or "3x3", not {stride_in!r}')
+    names: dict[str, str] = {}
+    if name.startswith("resnet"):
+        depth = int(name.removeprefix("resnet"))
+        backbone, names = resnet(depth, stride_in or ("3x3" if pretrained else "1x1"))
+    elif name == "mobilenet_v2":
+        backbone, names = mobilenet()
+    else:
+        backbone = tiny_resnet(width)
+    if pretrained:
+        load_renamed(backbone, pretrained_weights(name, pretrained), names, source=pretrained)
+    if multi_grid is not None:
+        check_multi_grid(name, backbone, multi_grid)
+        backbone.multi_grid = tuple(multi_grid)
+    backbone.set_output_stride(output_stride)
+    return backbone
+
+
+def check_multi_grid(name: str, backbone: Backbone, multi_grid: Sequence[int]) -> None:
+    units = len(backbone.layers[3])
+    whole = all(isinstance(rate, int) and rate > 0 for rate in multi_grid)
+    if name == "mobilenet_v2":
+        raise ValueError("multi_grid belongs to the residual networks; leave it out for mobilenet_v2")
+    if not whole or len(multi_grid) != units:
+        raise ValueError(f"multi_grid is {units} whole numbers from 1 up, one a unit, not {multi_grid!r}")

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbones import BACKBONES, VGG16, TinyStride8, load_renamed, pretrained_weights
+from .backbones import BACKBONES, VGG16, TinyStride8
 from .layers import check_images, conv_bn_relu, init_he
+from .weights import load_renamed, pretrained_weights
 
 STRIDE = 8
 

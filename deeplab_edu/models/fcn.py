@@ -14,8 +14,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from .backbones import BACKBONES, VGG16, Tiny, load_renamed, pretrained_weights
+from .backbones import BACKBONES, VGG16, Tiny
 from .layers import BilinearUpsampling, check_images, conv_bn_relu, init_he, zero_conv
+from .weights import load_renamed, pretrained_weights
 
 PADDING = 100
 """Zeros around the image. fc6 is 7x7 without padding, so it shortens a map by 6 units of 32 pixels: an image of 192

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def conv_bn_relu(
@@ -19,6 +20,49 @@ def conv_bn_relu(
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
+
+
+def separable_conv_bn_relu(
+    in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, rate: int = 1
+) -> nn.Sequential:
+    """Atrous separable convolution: a kernel for each channel at `rate`, then 1x1 across channels; each BN and ReLU.
+
+    The function of `conv_bn_relu` is approximated with k^2 + out instead of k^2 out multiply-adds an input channel
+    and position (DeepLab v3+, §3.1 and fig. 3; batch norm and ReLU after either step as in the released code).
+    """
+    padding = rate * (kernel_size - 1) // 2
+    return nn.Sequential(
+        nn.Conv2d(
+            in_channels, in_channels, kernel_size, stride, padding, rate, groups=in_channels, bias=False
+        ),
+        nn.BatchNorm2d(in_channels),
+        nn.ReLU(inplace=True),
+        *conv_bn_relu(in_channels, out_channels, 1),
+    )
+
+
+def on_grid(images: Tensor, stride: int) -> Tensor:
+    """Zeros added right and below, (N, 3, H, W) -> (N, 3, a stride + 1, b stride + 1) for whole a, b.
+
+    Layers with odd kernels then put unit i of a map of this stride, or of any that divides it, on pixel `stride` i,
+    the last one on the last pixel. Images are normalised, so zero is the mean colour. The released DeepLabs pad to
+    their crop size of 513 = 32 * 16 + 1 in the same way.
+    """
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -(width - 1) % stride, 0, -(height - 1) % stride))
+
+
+def to_size(maps: Tensor, like: Tensor) -> Tensor:
+    """Maps (N, C, h, w) interpolated bilinearly to the height and width of `like`, corner on corner.
+
+    Between maps `on_grid`, each unit stays on its pixel.
+    """
+    return F.interpolate(maps, like.shape[-2:], mode="bilinear", align_corners=True)
+
+
+def crop(maps: Tensor, like: Tensor) -> Tensor:
+    """The part of `maps` over `like`, which shares its first row and column."""
+    return maps[..., : like.shape[-2], : like.shape[-1]]
 
 
 def bilinear_kernel(size: int) -> Tensor:

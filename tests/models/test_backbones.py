@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-from deeplab_edu.models.backbones import VGG16, ResidualBlock, Tiny, load_renamed, pretrained_weights
+from deeplab_edu.models.backbones import VGG16, ResidualBlock, Tiny
+from deeplab_edu.models.weights import load_renamed, pretrained_weights
 
 
 def on_meta(build, *args, **options):
@@ -105,7 +106,7 @@ def test_weights_from_a_file(tmp_path, suffix):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no file of pretrained weights at .*vgg16\.pth"):
+    with pytest.raises(FileNotFoundError, match=r"no file of weights at .*vgg16\.pth"):
         pretrained_weights("vgg16", tmp_path / "vgg16.pth")
 
 

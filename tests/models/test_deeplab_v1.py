@@ -272,7 +272,7 @@ def test_learns_from_scratch_at_once(autocast):
         ({"field_of_view": "4x4", "rate": 3}, ValueError, "4x4 kernel .* at even rates only, not at 3"),
         ({"depth": 3}, TypeError, "deeplab_v1 has no option depth; its options are field_of_view, backbone"),
         ({"backbone": "tiny", "pretrained": True}, ValueError, "tiny backbone has no ImageNet weights"),
-        ({"pretrained": "no/vgg.pth"}, FileNotFoundError, "no file of pretrained weights at no/vgg.pth"),
+        ({"pretrained": "no/vgg.pth"}, FileNotFoundError, "no file of weights at no/vgg.pth"),
     ],
 )
 def test_models_that_cannot_be_built(options, error, sentence):

@@ -314,7 +314,7 @@ def test_models_are_listed_with_a_line_each():
             ("fcn8s",),
             {"pretrained": "no/vgg.pth"},
             FileNotFoundError,
-            "no file of pretrained weights at no/vgg.pth",
+            "no file of weights at no/vgg.pth",
         ),
     ],
 )
