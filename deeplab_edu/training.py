@@ -354,10 +354,11 @@ def train_step(
         [outputs] if isinstance(outputs, Tensor) else outputs
     )  # several are supervised alike: DeepLab v2, §3.2
     targets = masks.to(device)[..., ::s, ::s]
-    loss = sum(
+    losses = [
         F.cross_entropy(logits[..., ::s, ::s].float(), targets, ignore_index=settings.ignore_index)
         for logits in outputs
-    )
+    ]
+    loss = torch.stack(losses).sum()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
