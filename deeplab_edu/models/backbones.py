@@ -4,10 +4,10 @@
 many channels each has and how many image pixels lie between two of its units. A side of n pixels becomes
 ceil(n / stride) units: nothing is cut off, so images of any size go in.
 
-Residual networks, and whatever else strides in its convolutions, are made denser by one rule, `set_output_stride`.
+Residual networks, and whatever else strides in its convolutions, are made denser by one rule: see `atrous`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,71 +18,12 @@ from torchvision.models import get_model, mobilenet_v2
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.vgg import cfgs, make_layers
 
+from .atrous import set_output_stride
 from .layers import conv_bn_relu, init_he
 from .weights import load_renamed, pretrained_weights
 
 BACKBONES = ("vgg16", "vgg16_bn", "tiny")  # of FCN and DeepLab v1
 ATROUS_BACKBONES = ("resnet50", "resnet101", "mobilenet_v2", "tiny")  # of DeepLab v3 and v3+
-
-
-def set_output_stride(
-    units: Iterable[nn.Module], output_stride: int, unit_rates: Sequence[int] | None = None
-) -> list[int]:
-    """Make a strided network dense: at most `output_stride` pixels between two units of its last map, same weights.
-
-    A layer that would stride further gets stride 1 and keeps its own rate; everything after it reads with holes, as
-    many times wider as the stride that went (DeepLab v1, §3.1; v3, §3.1). Units that were there before then have
-    the values they had: the dense map, subsampled, is the nominal one.
-
-    `units` are layers or residual blocks in the order in which they compute; convolutions and max pools inside keep
-    their map's size but for the stride. Inside a block, layers under `downsample` are its shortcut, beside the rest.
-    `unit_rates` multiply the rates within each unit (multi-grid; v3, §3.2.1). Calling it again starts from the
-    strides the layers were built with. Returns the stride of the map after each unit.
-    """
-    units = list(units)
-    stride, rate, strides = 1, 1, []
-    for unit, unit_rate in zip(units, unit_rates or [1] * len(units), strict=True):
-        entering = stride, rate
-        for branch in branches(unit):
-            stride, rate = entering
-            for layer in branch:
-                nominal = nominal_stride(layer)
-                fits = stride * nominal <= output_stride
-                arrange(layer, stride=nominal if fits else 1, rate=rate * unit_rate)
-                stride, rate = (stride * nominal, rate) if fits else (stride, rate * nominal)
-        strides.append(stride)
-    return strides
-
-
-def branches(unit: nn.Module) -> Iterator[list[nn.Conv2d | nn.MaxPool2d]]:
-    """The layers of a unit that a stride concerns: those of its main branch, then those of its shortcut, if any."""
-    main: list[nn.Conv2d | nn.MaxPool2d] = []
-    shortcut: list[nn.Conv2d | nn.MaxPool2d] = []
-    for name, layer in unit.named_modules():
-        if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
-            (shortcut if name.startswith("downsample") else main).append(layer)
-    return filter(None, (main, shortcut))
-
-
-def nominal_stride(layer: nn.Conv2d | nn.MaxPool2d) -> int:
-    """The stride a layer was built with, kept on it the first time somebody asks."""
-    if not hasattr(layer, "nominal_stride"):
-        layer.nominal_stride = pair(layer.stride)[0]  # type: ignore[assignment]
-    return int(layer.nominal_stride)  # type: ignore[arg-type]
-
-
-def arrange(layer: nn.Conv2d | nn.MaxPool2d, stride: int, rate: int) -> None:
-    """Set stride and rate, and the padding with which an odd kernel keeps its map's size (an even pool has none)."""
-    taps = pair(layer.kernel_size)[0]
-    padding = rate * (taps - 1) // 2 if taps % 2 else 0
-    if isinstance(layer, nn.Conv2d):
-        layer.stride, layer.dilation, layer.padding = (stride,) * 2, (rate,) * 2, (padding,) * 2
-    else:
-        layer.stride, layer.dilation, layer.padding = stride, rate, padding
-
-
-def pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
-    return value if isinstance(value, tuple) else (value, value)
 
 
 class VGG16(nn.Module):

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from .backbones import Backbone, atrous_backbone, nominal_stride
+from .atrous import nominal_stride
+from .backbones import Backbone, atrous_backbone
 from .layers import check_images, conv_bn_relu, crop, init_he, on_grid, to_size
 
 
