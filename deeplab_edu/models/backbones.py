@@ -187,7 +187,7 @@ def mobilenet() -> tuple[Backbone, dict[str, str]]:
     """MobileNetV2 (Sandler et al., 2018, table 2) up to its 320 channels, as DeepLab uses it; torchvision's names."""
     features = mobilenet_v2(weights=None).features
     ends = (1, 4, 7, 14, 18)  # where a layer starts that halves the map, but for the first
-    layers = [features[start:stop] for start, stop in pairwise(ends)]
+    layers = [nn.Sequential(*features[start:stop]) for start, stop in pairwise(ends)]
     names = {f"stem.{i}.": f"features.0.{i}." for i in range(3)}
     for number, start in enumerate(ends[:-1]):
         names |= {f"layers.{number}.{i}.": f"features.{start + i}." for i in range(len(layers[number]))}

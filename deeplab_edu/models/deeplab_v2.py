@@ -108,14 +108,12 @@ def score_like(layer: nn.Conv2d) -> nn.Conv2d:
 def trunk(name: str, width: int, pretrained: bool | str | Path) -> tuple[VGG16 | TinyStride8 | Backbone, int]:
     """The network up to its features at stride 8, and how many channels these have."""
     backbone: VGG16 | TinyStride8 | Backbone
-    if name == "tiny":
-        backbone = TinyStride8(width)
-    elif name == "vgg16":
-        backbone = atrous_vgg(batch_norm=False, hole=True)
+    if name.startswith("resnet"):
+        backbone = atrous_backbone(name, STRIDE, pretrained=pretrained)
+    else:
+        backbone = TinyStride8(width) if name == "tiny" else atrous_vgg(batch_norm=False, hole=True)
         if pretrained:
             load_renamed(backbone, pretrained_weights(name, pretrained), {"": ""}, source=pretrained)
-    else:
-        backbone = atrous_backbone(name, STRIDE, pretrained=pretrained)
     return backbone, backbone.channels[-1]
 
 

@@ -1,0 +1,189 @@
+"""Our DeepLab v3 and v3+ beside torchvision's and segmentation-models-pytorch's: speed and memory, one process each.
+
+    python benchmarks/models.py [--repetitions 7] [--save]
+
+v3 is compared at equal architecture and weights (`compat="torchvision"`; SMP's two deviations undone), and the arms
+must agree on their logits before anything is timed. SMP's v3+ cannot be made equal to the paper's: ours is given its
+rates and its single decoder convolution, and parameters and multiply-adds of both stand in the table. Calls take turns
+(A B, B A, ...). Memory is what the first training step of a fresh process adds to it at its peak.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from timing import interleave, machine_line, parse, ratio, save, spread, table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.segmentation import deeplabv3_resnet50
+
+from deeplab_edu.models import build_model
+from deeplab_edu.models.deeplab_v3 import TORCHVISION_NAMES
+from deeplab_edu.profiles import Profile
+
+BATCH, SIZE, CLASSES = 2, 225, 21
+
+
+def torchvisions() -> nn.Module:
+    return deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES)
+
+
+def smps_v3() -> nn.Module:
+    """Without its two deviations: the strided units' own rates, and corners that are aligned."""
+    net = smp.DeepLabV3("resnet50", encoder_weights=None, classes=CLASSES, encoder_output_stride=8)
+    for layer, rate in ((net.encoder.layer3, 1), (net.encoder.layer4, 2)):
+        layer[0].conv2.dilation = layer[0].conv2.padding = (rate, rate)
+    net.segmentation_head[1] = nn.Upsample(size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+    return net
+
+
+def smps_v3plus() -> nn.Module:
+    net = smp.DeepLabV3Plus("resnet50", encoder_weights=None, classes=CLASSES)
+    net.segmentation_head[1] = nn.Upsample(size=(SIZE, SIZE), mode="bilinear", align_corners=True)
+    return net
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
+    "DeepLabv3-ResNet50, torchvision": (
+        partial(build_model, "deeplab_v3", CLASSES, compat="torchvision"),
+        torchvisions,
+    ),
+    "DeepLabv3-ResNet50, SMP": (partial(build_model, "deeplab_v3", CLASSES, compat="torchvision"), smps_v3),
+    "DeepLabv3+-ResNet50, SMP (not equal)": (
+        partial(
+            build_model,
+            "deeplab_v3plus",
+            CLASSES,
+            backbone="resnet50",
+            rates=(12, 24, 36),
+            decoder_convs=1,
+            multi_grid=(1, 1, 1),
+            stride_in="3x3",
+        ),
+        smps_v3plus,
+    ),
+}
+
+
+def logits(model: nn.Module, images: Tensor) -> Tensor:
+    answer = model(images)
+    return answer["out"] if isinstance(answer, dict) else answer
+
+
+def share_weights(ours: nn.Module, theirs: nn.Module) -> None:
+    """Give their network our weights; its names are torchvision's or SMP's."""
+    smp_names = {"backbone.": "encoder.", "classifier.0.": "decoder.aspp.", "classifier.1.": "decoder.conv."}
+    smp_names |= {"classifier.2.": "decoder.bn.", "classifier.4.": "segmentation_head.0."}
+    renamed = {}
+    for name, value in ours.state_dict().items():
+        prefix = next(p for p in TORCHVISION_NAMES if name.startswith(p))
+        name = TORCHVISION_NAMES[prefix] + name.removeprefix(prefix)
+        if not hasattr(theirs, "classifier"):
+            prefix = next(p for p in smp_names if name.startswith(p))
+            name = smp_names[prefix] + name.removeprefix(prefix)
+        renamed[name] = value
+    theirs.load_state_dict(renamed)
+
+
+def training_step(model: nn.Module) -> Callable[[], None]:
+    """Forward, cross-entropy, backward and SGD on the same pictures at each call."""
+    optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(BATCH, 3, SIZE, SIZE, generator=generator)
+    masks = torch.randint(0, CLASSES, (BATCH, SIZE, SIZE), generator=generator)
+
+    def step() -> None:
+        model.train()
+        loss = F.cross_entropy(logits(model, images), masks)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def forward(model: nn.Module) -> Callable[[], Tensor]:
+    images = torch.randn(BATCH, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+    @torch.no_grad()
+    def call() -> Tensor:
+        return logits(model.eval(), images)
+
+    return call
+
+
+def cost(model: nn.Module) -> dict[str, float]:
+    with FlopCounterMode(display=False) as counter:
+        forward(model)()
+    parameters = sum(p.numel() for p in model.parameters())
+    return {"parameters": parameters, "multiply-adds": counter.get_total_flops() / 2 / BATCH}
+
+
+def measure(name: str, repetitions: int) -> dict[str, Any]:
+    torch.manual_seed(0)
+    build_ours, build_theirs = CASES[name]
+    ours, theirs = build_ours(), build_theirs()
+    if "not equal" not in name:
+        share_weights(ours, theirs)
+        torch.testing.assert_close(forward(ours)(), forward(theirs)(), rtol=1e-3, atol=1e-4)
+    result: dict[str, Any] = {"cost": {"ours": cost(ours), "theirs": cost(theirs)}}
+    for kind in (forward, training_step):
+        arms = {"ours": kind(ours), "theirs": kind(theirs)}
+        result[kind.__name__] = interleave(arms, repetitions)
+    result["peak MiB"] = {arm: peak_memory(name, arm) for arm in ("ours", "theirs")}
+    return result
+
+
+def peak_memory(name: str, arm: str) -> float:
+    command = [sys.executable, __file__, "--memory", name, arm]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def print_peak(name: str, arm: str) -> None:
+    """In a process of its own: MiB that a training step adds to what the process had with the model built."""
+    model = CASES[name][0 if arm == "ours" else 1]()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    training_step(model)()
+    print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+
+
+def main() -> None:
+    if "--memory" in sys.argv:
+        print_peak(*sys.argv[2:4])
+        return
+    options, profile = parse(__doc__, repetitions=7), Profile.load()
+    measured, rows = {}, []
+    for name in CASES:
+        measured[name] = result = measure(name, options.repetitions)
+        costs, memory = result["cost"], result["peak MiB"]
+        rows.append(
+            (
+                name,
+                *(
+                    spread(*ratio(result[kind]["theirs"], result[kind]["ours"]), form=".2f")
+                    for kind in ("forward", "training_step")
+                ),
+                f"{memory['ours'] / memory['theirs']:.2f}",
+                *(
+                    f"{costs['ours'][what] / costs['theirs'][what]:.3f}"
+                    for what in ("parameters", "multiply-adds")
+                ),
+            )
+        )
+    print(f"Ours against theirs, {BATCH} x {SIZE} px, {options.repetitions} pairs; {machine_line()}\n")
+    columns = ["network, library", "speed forward", "speed training", "memory", "parameters", "multiply-adds"]
+    print(table(columns, rows))
+    if options.save:
+        save("models", profile, measured, options.repetitions)
+
+
+if __name__ == "__main__":
+    main()
