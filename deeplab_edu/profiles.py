@@ -44,6 +44,7 @@ class Profile:
     model_options: Mapping[str, Any]  # what `build_model` gets besides the name and the number of classes
     learning_rate: float
     quiet: bool  # no progress bar, no live curve
+    options_of: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # that differ for one model
     minutes: Mapping[str, float] = field(default_factory=dict)  # expected minutes of each notebook, measured
     accept: Mapping[str, float] = field(default_factory=dict)  # what a notebook's training must reach
 
@@ -69,6 +70,10 @@ class Profile:
                 "Profile 'gpu' needs a CUDA device and torch sees none; set DEEPLAB_EDU_PROFILE=cpu."
             )
         return profile
+
+    def options(self, model: str) -> dict[str, Any]:
+        """What `build_model(model, ...)` gets besides the number of classes: backbone, width."""
+        return {**self.model_options, **self.options_of.get(model, {})}
 
     def banner(self, notebook: str) -> str:
         """One line for the top of a notebook: profile, device, precision, expected minutes."""
@@ -149,7 +154,12 @@ PROFILES: dict[str, Profile] = {
         val_scenes=500,
         batch_size=32,
         iterations=4000,
-        model_options={"backbone": "vgg16_bn"},
+        model_options={"backbone": "vgg16_bn"},  # batch norm, since plain VGG-16 hardly learns from scratch
+        options_of={
+            "deeplab_v2": {"backbone": "resnet101"},
+            "deeplab_v3": {"backbone": "resnet50"},
+            "deeplab_v3plus": {"backbone": "xception65"},
+        },
         learning_rate=1e-3,
         quiet=False,
         minutes={"00_start_here": 1},

@@ -4,6 +4,7 @@ A result names its command, profile, device, seeds, versions and a digest of the
 Figures and tables in the notebooks draw from these files, never from numbers typed in.
 """
 
+import ast
 import hashlib
 import json
 import platform
@@ -20,6 +21,14 @@ from deeplab_edu.profiles import Profile, bf16_is_fast
 
 FOLDER = Path(__file__).resolve().parent.parent / "results"
 DECIDES = ("data", "models", "metrics.py", "training.py", "profiles.py")  # what a number can depend on
+SHOWN = (
+    *DECIDES,
+    "crf.py",
+    "explorers.py",
+    "figures.py",
+    "inference.py",
+    "receptive_field.py",
+)  # or a notebook
 
 
 def machine() -> dict[str, Any]:
@@ -35,16 +44,29 @@ def machine() -> dict[str, Any]:
     }
 
 
-def code_digest() -> str:
-    """Ten hexadecimal digits over the package's code that decides numbers."""
+def code_digest(parts: Iterable[str] = DECIDES) -> str:
+    """Ten hexadecimal digits over the package's code in `parts`, by default what decides numbers.
+
+    Files are compared as the interpreter sees them, without comments and docstrings.
+    """
     package = Path(__file__).resolve().parent
     files = sorted(
-        f for part in DECIDES for f in [package / part, *(package / part).rglob("*.py")] if f.is_file()
+        f for part in parts for f in [package / part, *(package / part).rglob("*.py")] if f.is_file()
     )
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+        digest.update(file.relative_to(package).as_posix().encode() + _meaning(file.read_text()).encode())
     return digest.hexdigest()[:10]
+
+
+def _meaning(source: str) -> str:
+    """The source as a tree, without docstrings and other strings that stand for themselves."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            kept = [n for n in body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+            node.body = kept  # type: ignore[attr-defined]
+    return ast.dump(tree)
 
 
 def save_result(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from deeplab_edu.models import build_model
+from deeplab_edu.models import MODELS, build_model
 from deeplab_edu.profiles import PROFILES, THREADS, VARIABLE, Profile, bf16_is_fast, runs_folder
 
 NUMBERS = ("threads", "image_size", "train_scenes", "val_scenes", "batch_size", "iterations", "learning_rate")
@@ -86,8 +86,9 @@ def test_every_profile_has_what_notebooks_use(name):
     assert profile.image_size % 32 == 0 or name == "gpu"  # whole units of the coarsest map
     assert profile.iterations * profile.batch_size >= profile.train_scenes  # every scene is seen
     with torch.device("meta"):
-        model = build_model("fcn8s", num_classes=12, **profile.model_options)
-        assert model(torch.empty(1, 3, 64, 64)).shape == (1, 12, 64, 64)
+        for model_name in MODELS:
+            model = build_model(model_name, num_classes=12, **profile.options(model_name)).eval()
+            assert model(torch.empty(1, 3, 64, 64)).shape == (1, 12, 64, 64)
 
 
 def test_profiles_agree_on_what_they_promise():

@@ -88,8 +88,18 @@ def test_the_digest_is_that_of_the_content(package, monkeypatch):
 )
 def test_the_digest_changes_with_code_that_decides_numbers(package, file):
     before = code_digest()
-    (package / file).write_text((package / file).read_text() + "\n")
+    text = (package / file).read_text()
+    (package / file).write_text(text + "# a comment\n")
+    assert code_digest() == before
+    (package / file).write_text(text + "CHANGED = 1\n")
     assert code_digest() != before
+
+
+def test_docstrings_do_not_count(package):
+    before, file = code_digest(), package / "metrics.py"
+    first, rest = file.read_text().split('"""\n', 1)
+    file.write_text(f'{first} and more."""\n{rest}')
+    assert code_digest() == before
 
 
 def test_the_digest_changes_when_a_file_appears_or_is_renamed(package):

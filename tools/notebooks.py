@@ -4,6 +4,7 @@
     python tools/notebooks.py clean   [NOTEBOOK ...]   tidy without running
     python tools/notebooks.py check   [NOTEBOOK ...]   structure, links, size, stale outputs; runs nothing
     python tools/notebooks.py test    [NOTEBOOK ...]   nbval in profile ci
+    python tools/notebooks.py stale   [NOTEBOOK ...]   list notebooks and results that older code of the package made
     python tools/notebooks.py course  [NOTEBOOK ...]   run in the active profile into build/, print a table
 
 Without names: every notebook of the course. Each call that runs notebooks starts from an empty folder of
@@ -16,6 +17,7 @@ import argparse
 import base64
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -31,6 +33,8 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from PIL import Image
 
 import hygiene
+from deeplab_edu.results import FOLDER as RESULTS
+from deeplab_edu.results import SHOWN, code_digest
 
 NOTEBOOKS = hygiene.REPOSITORY / "notebooks"
 KEPT_CELL_METADATA = {"tags", "jupyter", "slideshow", "nbgrader"}
@@ -110,6 +114,7 @@ def run(path: Path, profile: str, limit: float) -> Any:
             raise NotebookFailed(f"tagged raises-exception but did not raise:\n{cell.source}")
     clean(notebook)
     record = {"profile": profile, "seconds": seconds, "code_sha256": hygiene.code_sha256(notebook)}
+    record["package"] = code_digest(SHOWN)
     notebook.metadata["deeplab_edu"] = record
     return notebook
 
@@ -161,6 +166,18 @@ def command_check(paths: Sequence[Path], _: argparse.Namespace) -> int:
     return bool(found)
 
 
+def command_stale(paths: Sequence[Path], _: argparse.Namespace) -> int:
+    """What was made by other code than there is now; not a failure, since most changes change no number."""
+    records = {p: nbformat.read(p, as_version=4).metadata.get("deeplab_edu", {}) for p in paths}
+    stale = [f"notebooks/{p.name}" for p, r in records.items() if r.get("package") != code_digest(SHOWN)]
+    for file in sorted(RESULTS.glob("*.json")):
+        recorded = json.loads(file.read_text())
+        if recorded.get("code") != code_digest():
+            stale.append(f"results/{file.name}: {recorded.get('command')}")
+    print("\n".join(stale) or "everything was made by the code as it is")
+    return 0
+
+
 def command_test(paths: Sequence[Path], options: argparse.Namespace) -> int:
     """nbval over the notebooks; the conftest.py beside them closes nbval's holes."""
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--no-header", "-rfEs"]
@@ -191,6 +208,7 @@ COMMANDS = {
     "execute": (command_execute, "cpu", 3600),
     "clean": (command_clean, "cpu", 0),
     "check": (command_check, "cpu", 0),
+    "stale": (command_stale, "cpu", 0),
     "test": (command_test, "ci", 300),
     "course": (command_course, os.environ.get("DEEPLAB_EDU_PROFILE", "cpu"), 3600),
 }

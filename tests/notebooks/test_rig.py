@@ -1,5 +1,6 @@
 """What runs the notebooks fails when it should: defects planted in small notebooks, run by the real commands."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 import hygiene
 import notebooks as runner
+from deeplab_edu.results import SHOWN, code_digest
 from pages import code
 
 TOP = hygiene.REPOSITORY
@@ -211,3 +213,20 @@ def test_what_ci_may_not_skip(ci: str, module_skip: str, status: int, counted: s
 def test_one_torch_thread() -> None:
     torch = pytest.importorskip("torch")
     assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
+
+
+def test_stale_lists_what_other_code_made(tmp_path, monkeypatch, capsys):
+    """A notebook and a result of today's code are left out; those of other code are named, with the command."""
+    monkeypatch.setattr(runner, "RESULTS", tmp_path)
+    for name, digest in {"now": code_digest(), "then": "0" * 10}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"code": digest, "command": f"python {name}.py"}))
+    paths = []
+    for name, digest in {"01_now": code_digest(SHOWN), "02_then": "0" * 10}.items():
+        notebook = nbformat.v4.new_notebook(metadata={"deeplab_edu": {"package": digest}})
+        paths.append(tmp_path / f"{name}.ipynb")
+        nbformat.write(notebook, paths[-1])
+    assert runner.main(["stale", *map(str, paths)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "notebooks/02_then.ipynb",
+        "results/then.json: python then.py",
+    ]
