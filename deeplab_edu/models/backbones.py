@@ -10,7 +10,7 @@ Residual networks, and whatever else strides in its convolutions, are made dense
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,11 @@ from torchvision.models.vgg import cfgs, make_layers
 from .atrous import set_output_stride
 from .layers import conv_bn_relu, init_he
 from .weights import load_renamed, pretrained_weights
+from .xception import Xception, timm_names
 
 BACKBONES = ("vgg16", "vgg16_bn", "tiny")  # of FCN and DeepLab v1
-ATROUS_BACKBONES = ("resnet50", "resnet101", "mobilenet_v2", "tiny")  # of DeepLab v3 and v3+
+XCEPTIONS = ("xception41", "xception65", "xception71")
+ATROUS_BACKBONES = ("resnet50", "resnet101", "mobilenet_v2", *XCEPTIONS, "tiny")  # of DeepLab v3 and v3+
 
 
 class VGG16(nn.Module):
@@ -211,6 +213,9 @@ def tiny_resnet(width: int) -> Backbone:
     return backbone
 
 
+AtrousBackbone: TypeAlias = Backbone | Xception
+
+
 def atrous_backbone(
     name: str,
     output_stride: int = 16,
@@ -219,38 +224,43 @@ def atrous_backbone(
     width: int = 16,
     stride_in: str | None = None,
     pretrained: bool | str | Path = False,
-) -> Backbone:
+) -> AtrousBackbone:
     """One of `ATROUS_BACKBONES` at `output_stride` 32, 16 or 8.
 
     `width` is tiny's. `stride_in` is the ResNets' ("1x1" or "3x3"); by default it is "3x3" with `pretrained`, which
-    is True for torchvision's ImageNet weights or the path of a file with its names, and "1x1" without. Raises
-    ValueError for a name or value that there is not.
+    is True for torchvision's ImageNet weights or the path of a file with its names, and "1x1" without. Torchvision
+    has no Xception: for these, a file has timm's names (its weights want pixels scaled to -1..1, not `normalize`d
+    ones). Raises ValueError for a name or value that there is not.
     """
     if name not in ATROUS_BACKBONES:
         raise ValueError(f"no backbone {name!r}; choose from {', '.join(ATROUS_BACKBONES)}")
     if stride_in not in (None, "1x1", "3x3"):
         raise ValueError(f'stride_in is "1x1" or "3x3", not {stride_in!r}')
+    backbone: AtrousBackbone
     names: dict[str, str] = {}
     if name.startswith("resnet"):
         depth = int(name.removeprefix("resnet"))
         backbone, names = resnet(depth, stride_in or ("3x3" if pretrained else "1x1"))
     elif name == "mobilenet_v2":
         backbone, names = mobilenet()
+    elif name in XCEPTIONS:
+        depth = int(name.removeprefix("xception"))
+        backbone, names = Xception(depth), timm_names(depth)
     else:
         backbone = tiny_resnet(width)
     if pretrained:
         load_renamed(backbone, pretrained_weights(name, pretrained), names, source=pretrained)
     if multi_grid is not None:
-        check_multi_grid(name, backbone, multi_grid)
+        if isinstance(backbone, Xception) or name == "mobilenet_v2":
+            raise ValueError(f"multi_grid belongs to the residual networks; leave it out for {name}")
+        check_multi_grid(backbone, multi_grid)
         backbone.multi_grid = tuple(multi_grid)
     backbone.set_output_stride(output_stride)
     return backbone
 
 
-def check_multi_grid(name: str, backbone: Backbone, multi_grid: Sequence[int]) -> None:
+def check_multi_grid(backbone: Backbone, multi_grid: Sequence[int]) -> None:
     units = len(backbone.layers[3])
     whole = all(isinstance(rate, int) and rate > 0 for rate in multi_grid)
-    if name == "mobilenet_v2":
-        raise ValueError("multi_grid belongs to the residual networks; leave it out for mobilenet_v2")
     if not whole or len(multi_grid) != units:
         raise ValueError(f"multi_grid is {units} whole numbers from 1 up, one a unit, not {multi_grid!r}")

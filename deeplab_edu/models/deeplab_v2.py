@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbones import VGG16, Backbone, TinyStride8, atrous_backbone
+from .backbones import VGG16, AtrousBackbone, TinyStride8, atrous_backbone
 from .deeplab_v1 import atrous_vgg
 from .layers import check_images, conv_bn_relu, crop, init_he, on_grid, to_size
 from .weights import load_renamed, pretrained_weights
@@ -105,9 +105,11 @@ def score_like(layer: nn.Conv2d) -> nn.Conv2d:
     return layer
 
 
-def trunk(name: str, width: int, pretrained: bool | str | Path) -> tuple[VGG16 | TinyStride8 | Backbone, int]:
+def trunk(
+    name: str, width: int, pretrained: bool | str | Path
+) -> tuple[VGG16 | TinyStride8 | AtrousBackbone, int]:
     """The network up to its features at stride 8, and how many channels these have."""
-    backbone: VGG16 | TinyStride8 | Backbone
+    backbone: VGG16 | TinyStride8 | AtrousBackbone
     if name.startswith("resnet"):
         backbone = atrous_backbone(name, STRIDE, pretrained=pretrained)
     else:

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from .atrous import nominal_stride
-from .backbones import Backbone, atrous_backbone
+from .backbones import AtrousBackbone, Backbone, atrous_backbone
 from .layers import check_images, conv_bn_relu, crop, init_he, on_grid, to_size
 
 
@@ -155,11 +155,13 @@ class ImagePooling(nn.Module):
         return F.interpolate(self.conv(self.mean(x)), x.shape[-2:], mode="bilinear", align_corners=True)
 
 
-def extend(backbone: Backbone, blocks: int) -> None:
+def extend(backbone: AtrousBackbone, blocks: int) -> None:
     """Append copies of block 4 up to number `blocks` (§3.2). Each strides where block 4 does, if it is let.
 
     A copy keeps its number of channels, so its shortcut needs no projection: where it strides, it skips units.
     """
+    if not isinstance(backbone, Backbone) or not hasattr(backbone.layers[3][0], "expansion"):
+        raise ValueError("a cascade copies residual blocks: its backbone is resnet50, resnet101 or tiny")
     block4, channels = backbone.layers[3], backbone.channels[-1]
     kind = type(block4[0])
     for _ in range(blocks - 4):
@@ -179,7 +181,7 @@ def encoder(
     width: int | None,
     stride_in: str | None,
     pretrained: bool | str | Path,
-) -> Backbone:
+) -> AtrousBackbone:
     """The backbone with the paper's multi-grid where it has one and nothing else was asked for."""
     if width is not None and (name != "tiny" or not isinstance(width, int) or width < 1):
         raise ValueError(f"width is a whole number from 1 up, of the tiny backbone only, not {width!r}")
