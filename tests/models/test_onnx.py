@@ -7,7 +7,7 @@ from torch import nn
 from deeplab_edu.models import MODELS, build_model
 
 TINY = {"backbone": "tiny", "width": 4}
-EXPORTED = {name: TINY for name in MODELS if name not in ("fcn32s", "fcn16s")}  # fcn8s has all their layers
+EXPORTED = [name for name in MODELS if name not in ("fcn32s", "fcn16s")]  # fcn8s has all their layers
 
 
 def with_random_weights(model):
@@ -43,14 +43,14 @@ def assert_exported_is_equal(model, path, size, other_size=None):
 
 
 @pytest.mark.required_in_ci
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("name", ["fcn8s", "deeplab_v1", "deeplab_v3plus"])  # v3+ has the layers of v2 and v3
 def test_onnxruntime_computes_the_same_logits(name, tmp_path):
-    model = with_random_weights(build_model(name, 5, **EXPORTED[name]))
+    model = with_random_weights(build_model(name, 5, **TINY))
     assert_exported_is_equal(model, tmp_path / "model.onnx", size=(70, 93))
 
 
 @pytest.mark.slow  # torch.export takes half a minute to see that the sides of a map fit together whatever the image's
 @pytest.mark.parametrize("name", EXPORTED)
 def test_one_file_takes_images_of_any_number_and_size(name, tmp_path):
-    model = with_random_weights(build_model(name, 5, **EXPORTED[name]))
+    model = with_random_weights(build_model(name, 5, **TINY))
     assert_exported_is_equal(model, tmp_path / "model.onnx", size=(70, 93), other_size=(101, 64))
