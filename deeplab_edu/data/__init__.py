@@ -1,4 +1,4 @@
-"""Data sets: procedural scenes, PASCAL VOC 2012, CamVid and a folder of your own, behind one function.
+"""Data sets: procedural scenes, VOC 2012, SBD, CamVid, Oxford-IIIT Pet and a folder of your own, behind one function.
 
 Whatever the data set: ``len(ds)``; ``ds[i]`` is (image uint8 (3, H, W), mask uint8 (H, W)), both
 tv_tensors, with ids 0..K-1 and 255 for void; ``ds.labels`` names the classes; ``ds.transforms`` is
@@ -27,7 +27,9 @@ def _scenes(split: str, *, root: Any, transforms: Callable | None, download: boo
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "scenes": _scenes,
     "voc2012": photos.voc2012,
+    "sbd": photos.sbd,
     "camvid": photos.camvid,
+    "pets": photos.pets,
     "folder": photos.folder,
 }
 
@@ -48,13 +50,15 @@ def open_dataset(
         root: where the files lie. Without it: the folder named by the environment variable
             DEEPLAB_EDU_DATA, then ./data.
         transforms: joint transforms of image and mask, e.g. `deeplab_edu.data.augment.train_transforms`.
-        download: fetch the data if they are not there (VOC 2012 only).
+        download: fetch the data if they are not there, into a folder of their name in the first of these folders
+            (`deeplab_edu.data.download`, also for their licences). Archives put there by hand are unpacked unasked.
         options: what only this data set has: ``preset``, ``size``, ``length``, ``seed`` of scenes,
             ``classes`` of a folder.
 
     Raises:
         ValueError: an unknown data set or split, or an empty split.
-        FileNotFoundError: the data are not there; the message names every place looked at.
+        FileNotFoundError: the data are not there; the message names every place looked at and how to get them.
+        ConnectionError, OSError: they could not be downloaded, or there is no room for them.
     """
     if name not in DATASETS:
         raise ValueError(f"Unknown data set {name!r}; choose one of {', '.join(DATASETS)}.")

@@ -110,6 +110,8 @@ CAMVID = LabelSet(
     groups={"thin": (2, 6, 7)},
 )
 
+PETS = LabelSet(names=("background", "pet"), colors=((0, 0, 0), (230, 120, 0)))
+
 # Okabe and Ito's colours, moved apart until every pair (void included) also differs clearly, CIELAB
 # distance above 18, in simulated red- and green-blindness.
 SCENES = LabelSet(

