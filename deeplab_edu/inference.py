@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deeplab_edu.data import photos
 from deeplab_edu.data.augment import normalize
 
 Photograph = Tensor | np.ndarray | Image.Image | str | Path
@@ -136,9 +137,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def read_image(image: Photograph) -> Tensor:
     """Any of the kinds of image that `segment` takes, as a uint8 tensor (3, H, W)."""
     if isinstance(image, str | Path):
-        image = open_photograph(Path(image))
+        image = photos.read_image(Path(image))
     if isinstance(image, Image.Image):
-        image = np.asarray(image.convert("RGB"))
+        image = np.asarray(photos.to_rgb(image))
     if not isinstance(image, Tensor | np.ndarray):
         raise TypeError(f"an image is a tensor, an array, a PIL image or a path, not {type(image).__name__}")
     shape, dtype, layout = tuple(image.shape), image.dtype, "(3, H, W)"
@@ -150,19 +151,6 @@ def read_image(image: Photograph) -> Tensor:
     if image.ndim != 3 or image.shape[0] != 3 or 0 in shape:
         raise ValueError(f"one image has shape {layout}, none of it zero, not {shape}")
     return image.as_subclass(Tensor)
-
-
-def open_photograph(path: Path) -> Image.Image:
-    """The photograph at `path`, upright, in RGB."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no image file at {path}")
-    try:
-        with Image.open(path) as photograph:
-            return ImageOps.exif_transpose(photograph).convert("RGB")
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not an image in a format that Pillow reads") from error
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"the image {path} is damaged or cut short ({error}); copy it again") from error
 
 
 def check_settings(scales: Sequence[float], tile: int, overlap: int) -> None:

@@ -275,7 +275,7 @@ def test_model_on_a_gpu_gives_a_result_on_the_cpu():
         (np.zeros((4, 4), np.uint8), ValueError, r"shape \(H, W, 3\).*not \(4, 4\)"),
         (np.zeros((4, 4, 4), np.uint8), ValueError, r"shape \(H, W, 3\).*not \(4, 4, 4\)"),
         (torch.zeros(3, 0, 4, dtype=torch.uint8), ValueError, r"none of it zero, not \(3, 0, 4\)"),
-        ("no/such/photo.jpg", FileNotFoundError, r"no image file at no/such/photo\.jpg"),
+        ("no/such/photo.jpg", FileNotFoundError, r"^There is no image file no/such/photo\.jpg\.$"),
     ],
 )
 def test_images_of_the_wrong_kind(image, error, sentence):
@@ -286,7 +286,7 @@ def test_images_of_the_wrong_kind(image, error, sentence):
 def test_files_that_are_no_image(tmp_path):
     path = tmp_path / "notes.jpg"
     path.write_text("not a photograph")
-    with pytest.raises(ValueError, match=r"notes\.jpg is not an image in a format that Pillow reads"):
+    with pytest.raises(ValueError, match=r"notes\.jpg is no image in a format that Pillow reads"):
         segment(redness(), path)
 
 
@@ -295,7 +295,7 @@ def test_files_cut_short(tmp_path, suffix):
     path = tmp_path / f"photo.{suffix}"
     Image.fromarray(random_image(64, 64).permute(1, 2, 0).numpy()).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match=rf"photo\.{suffix} is damaged or cut short"):
+    with pytest.raises(ValueError, match=rf"photo\.{suffix} is no complete image file: it is damaged"):
         segment(redness(), path)
 
 

@@ -7,13 +7,14 @@ the (image, mask) pairs of a split; `PhotoDataset` reads them, checks them and h
 import os
 import shutil
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -217,19 +218,27 @@ def folder(
 
 
 def read_image(path: Path) -> tv_tensors.Image:
-    """Read a photograph as uint8 RGB (3, H, W), upright (EXIF orientation applied).
-
-    Grey, palette and CMYK pictures become RGB; an alpha channel is dropped.
+    """Read a photograph as uint8 RGB (3, H, W), upright (EXIF orientation applied), whatever kind `to_rgb` takes.
 
     Raises:
-        ValueError: the file is damaged, or has 16 or more bits a channel.
+        ValueError: no image, damaged, of too many pixels, or with 32 bits a channel.
+        FileNotFoundError: there is no file.
     """
-    picture = _decode(path)
-    if picture.mode.startswith(("I", "F")):
-        raise ValueError(f"{path} has more than 8 bits a channel (mode {picture.mode}): save it with 8.")
-    if "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    return tv_tensors.Image(pil_to_tensor(picture.convert("RGB")))
+    return tv_tensors.Image(pil_to_tensor(to_rgb(_decode(path), str(path))))
+
+
+def to_rgb(picture: Image.Image, name: str = "the picture") -> Image.Image:
+    """Any kind of picture in 8-bit RGB: grey, palette, CMYK; of 16 bits the upper 8; alpha and later frames dropped.
+
+    Raises ValueError, with the `name`, for 32 bits a channel, whose range nobody knows.
+    """
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        raise ValueError(
+            f"{name} has 32 bits a channel (mode {picture.mode}), whose black and white are unknown: save it with 8."
+        )
+    return (picture.convert("RGBA") if "transparency" in picture.info else picture).convert("RGB")
 
 
 def read_mask(
@@ -270,15 +279,41 @@ def read_mask(
 
 
 def _decode(path: Path) -> Image.Image:
+    """The picture, upright, in its own mode; of several frames the first."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no image file {path}.")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty: its download or copying broke off; get it again.")
     try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file)
-    except FileNotFoundError:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            file = Image.open(path)
+        with file:
+            return _upright(file)
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{path} is no image in a format that Pillow reads: save it as JPEG or PNG, or get it again."
+        ) from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        most = (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise ValueError(
+            f"{path} has more than {most:.0f} megapixels, as files made to fill the memory have: scale it down."
+        ) from error
+    except PermissionError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:  # what PIL's decoders raise
         raise ValueError(
             f"{path} is no complete image file: it is damaged, or its download or copying broke off; get it again."
         ) from error
+
+
+def _upright(file: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says; damaged EXIF data of a sound picture count as none."""
+    file.load()
+    try:
+        return ImageOps.exif_transpose(file)
+    except (AttributeError, KeyError, SyntaxError, TypeError, ValueError, struct.error):
+        return file.copy()
 
 
 def _mismatch(image_path: Path, image: torch.Tensor, mask_path: Path, mask: torch.Tensor) -> str:
