@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{parser.prog} {arguments.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
-        print(f"\n{stopped or 'Stopped.'}", file=sys.stderr)
+        print(f"\n{str(stopped) or 'Stopped.'}", file=sys.stderr)
         return 130
 
 

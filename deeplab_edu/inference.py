@@ -153,7 +153,7 @@ def read_image(image: Photograph) -> Tensor:
     return image.as_subclass(Tensor)
 
 
-def check_settings(scales: Sequence[float], tile: int, overlap: int) -> None:
+def check_settings(scales: Sequence[float], tile: int = 1024, overlap: int = 256) -> None:
     if not isinstance(scales, Sequence) or not scales or not all(s > 0 and math.isfinite(s) for s in scales):
         raise ValueError(f"scales is a sequence of positive numbers, e.g. (0.5, 1.0), not {scales!r}")
     if overlap < 0 or tile - overlap < GRID:

@@ -359,6 +359,8 @@ def _transfer(url: str, part: Path, have: int, archive: Archive) -> None:
             error.code == 416 and have
         ):  # nothing beyond: it is complete, or the server cannot do this; the checksum tells
             return
+        if 300 <= error.code < 400:
+            raise _Failed("redirects in a circle, or to what is not on the web") from error
         raise _Failed(f"answered {error.code} ({error.reason})") from error
     except (URLError, OSError, http.client.HTTPException, ValueError) as error:
         raise _Failed(f"did not answer ({getattr(error, 'reason', None) or error})") from error
