@@ -111,7 +111,7 @@ HANDLED: list[tuple[str, str, Callable[[Path], object], str]] = [
     (
         "6 megapixels",
         "large.jpg",
-        lambda path: photo(2000, 3000).save(path),
+        lambda path: photo().resize((3000, 2000)).save(path),
         "seen at 1024 px (--long-side), labelled in full",
     ),
 ]
