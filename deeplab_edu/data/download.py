@@ -167,6 +167,9 @@ class _Interrupted(_Failed):
 def how_to_get(name: str, base: Path) -> str:
     """The sentences that tell how to get a data set into the data folder `base`."""
     source, home = SOURCES[name], base / name
+    if (home / source.folder).exists():
+        target = home / source.folder
+        return f"{target} is in the way, and is not the whole data set: move or delete it, then try again."
     size = size_in_words(sum(archive.size for archive in source.archives))
     return (
         f"To fetch it into {home} ({size} to download, {size_in_words(source.unpacked)} unpacked): "
@@ -190,7 +193,7 @@ def provide(
         finish: called with the unpacked folder before it gets its name.
         show: called with a line for the reader.
 
-    Returns whether the data set was unpacked.
+    Returns whether to look again: its folder is there now. One that was there before is left alone.
 
     Raises:
         ConnectionError: no mirror gave an archive; the message says how to put it there by hand.
@@ -204,12 +207,8 @@ def provide(
         return False
     home = base / name
     target = home / source.folder
-    if target.exists():
-        raise OSError(
-            f"{target} is in the way, and is not the whole data set: move or delete it, then try again."
-        )
     with _alone(home):
-        if not target.exists():  # another process, perhaps of the same training run, was quicker
+        if not target.exists():  # it may: another process, perhaps of the same training run, was quicker
             _check_space(source, paths, home)
             paths = [path or fetch(archive, home) for archive, path in zip(source.archives, paths)]
             _unpack_all(source, [path for path in paths if path], home, finish)

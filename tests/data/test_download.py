@@ -736,12 +736,15 @@ def test_sentence_folder_that_cannot_be_made(shop, server):
     assert server.log == []
 
 
-def test_sentence_something_in_the_way(shop):
-    Path("data/voc2012/VOCdevkit/VOC2012").mkdir(parents=True)
-    with pytest.raises(
-        OSError, match=r"^data/voc2012/VOCdevkit is in the way, and is not the whole data set: move or"
-    ):
-        open_dataset("voc2012", "train", download=True)
+@pytest.mark.parametrize("download", [False, True])
+def test_sentence_something_in_the_way(shop, server, download):
+    mine = Path("data/voc2012/VOCdevkit/VOC2012/mine.txt")
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    sentence = "data/voc2012/VOCdevkit is in the way, and is not the whole data set: move or delete it, then try again."
+    with pytest.raises(FileNotFoundError, match=rf"^No voc2012 here: .* {re.escape(sentence)}$"):
+        open_dataset("voc2012", "train", download=download)
+    assert server.log == [] and mine.exists()
 
 
 def test_sentence_another_number_of_files(shop):
