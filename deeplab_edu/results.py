@@ -20,15 +20,16 @@ import torch
 from deeplab_edu.profiles import Profile, bf16_is_fast
 
 FOLDER = Path(__file__).resolve().parent.parent / "results"
-DECIDES = ("data", "models", "metrics.py", "training.py", "profiles.py")  # what a number can depend on
-SHOWN = (
-    *DECIDES,
-    "crf.py",
-    "explorers.py",
-    "figures.py",
+DECIDES = (  # what a number can depend on
+    "data",
+    "models",
+    "metrics.py",
+    "evaluation.py",
     "inference.py",
-    "receptive_field.py",
-)  # or a notebook
+    "training.py",
+    "profiles.py",
+)
+SHOWN = (*DECIDES, "crf.py", "explorers.py", "figures.py", "receptive_field.py")  # or a notebook
 
 
 def machine() -> dict[str, Any]:

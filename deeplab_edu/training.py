@@ -1,10 +1,11 @@
-"""Training that can be stopped at any moment: fit or load, resume bit for bit, evaluate.
+"""Training that can be stopped at any moment: fit or load, resume bit for bit, in one process or in many.
 
 A run lives in a folder named by a hash of everything that decides its outcome: settings, architecture, initial weights
 and data. Asking for a finished run loads it; asking for an interrupted one goes on from its last checkpoint.
 
 Nothing random is carried from step to step. The pictures of step k, their augmentation and the dropout masks follow
 from (seed, k) alone, so a checkpoint needs no generator state and a resumed run repeats the uninterrupted one exactly.
+Several processes share the pictures of a step (`processes`), and their gradients are averaged to that of the whole.
 """
 
 import hashlib
@@ -14,27 +15,41 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from deeplab_edu.checkpoints import Run, load_weights, restore, save_weights, write_atomically, write_json
 from deeplab_edu.data.augment import normalize
 from deeplab_edu.data.labels import IGNORE_INDEX
-from deeplab_edu.metrics import ConfusionMatrix, trimap
-from deeplab_edu.profiles import Profile, bf16_is_fast, runs_folder
+from deeplab_edu.evaluation import autocast_dtype, evaluate, stack
+from deeplab_edu.fingerprint import fingerprint_data, fingerprint_model
+from deeplab_edu.processes import Processes, processes
+from deeplab_edu.profiles import Profile, runs_folder
 
-FORMAT = 1  # of a run folder; raise it when an old run must not be taken for a new one
+__all__ = [
+    "History",
+    "Settings",
+    "differing_fields",
+    "evaluate",
+    "fit",
+    "load_weights",
+    "run_key",
+    "save_weights",
+    "stack",
+    "train_step",
+    "write_atomically",
+]
+
+FORMAT = 2  # of a run folder; raise it when an old run must not be taken for a new one
 REPORTS = 30  # entries of a run's loss curve, about
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -59,6 +74,9 @@ class Settings:
     workers: int = 0  # processes that prepare pictures; the result does not depend on it
     ignore_index: int = IGNORE_INDEX
     seed: int = 0
+    draws: str = (
+        "step"  # augmentation draws from one stream a step, or one a "picture": then processes share the work
+    )
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size", "learning_rate", "loss_stride"):
@@ -68,6 +86,8 @@ class Settings:
             raise ValueError(f"Unknown optimizer {self.optimizer!r}; choose adamw or sgd.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"Unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}.")
+        if self.draws not in ("step", "picture"):
+            raise ValueError(f"Unknown draws {self.draws!r}; choose step or picture.")
 
     @classmethod
     def from_profile(cls, profile: Profile, **changes: Any) -> "Settings":
@@ -113,168 +133,35 @@ def differing_fields(*records: Any) -> set[str]:
     return {n for n in names if any(d.get(n) != dicts[0].get(n) for d in dicts)}
 
 
-def _fingerprint_model(model: nn.Module) -> list[str]:
-    """Architecture, initial weights and the code of every forward that does not come from torch."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-    kinds = {type(m) for m in model.modules()}
-    seen: set[FunctionType] = set()
-    code = sorted(repr(_code(k.forward, seen)) for k in sorted(kinds, key=lambda k: k.__qualname__))
-    return [str(model), digest.hexdigest(), *frozen, *code]
-
-
-def _code(function: Any, seen: set[FunctionType]) -> list[Any]:
-    """What a Python function does: its instructions and constants, and those of the functions it calls by name."""
-    if isinstance(function, bool | int | float | str | tuple):  # a global constant that a function reads
-        return [repr(function)]
-    if (
-        not isinstance(function, FunctionType)
-        or function in seen
-        or str(function.__module__).startswith("torch")
-    ):
-        return []
-    seen.add(function)
-    described: list[Any] = [function.__qualname__]
-    codes = [function.__code__]
-    for code in codes:  # grows: comprehensions and inner functions are constants of the outer one
-        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
-        plain = [c for c in code.co_consts if not isinstance(c, CodeType)]
-        plain = [sorted(map(repr, c)) if isinstance(c, frozenset) else c for c in plain]  # sets have no order
-        described += [code.co_code, plain, code.co_names]
-        described += [_code(function.__globals__.get(name), seen) for name in code.co_names]
-    return described
-
-
-def _fingerprint_data(data: Dataset | None) -> list[str]:
-    """A data set by its description and three of its items, so that changed files or scenes are noticed."""
-    if data is None:
-        return []
-    length = len(data)  # type: ignore[arg-type]
-    digest = hashlib.sha256()
-    with torch.random.fork_rng(devices=[]):
-        for index in {0, length // 2, length - 1}:
-            torch.manual_seed(0)
-            for tensor in data[index]:
-                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return [type(data).__name__, str(length), repr(getattr(data, "transforms", None)), digest.hexdigest()]
-
-
 def run_key(model: nn.Module, train: Dataset, val: Dataset | None, settings: Settings) -> str:
     """Ten hexadecimal digits that change with anything that changes the outcome of a run."""
+    return _key(_decides(model, train, val, settings))
+
+
+def _decides(model: nn.Module, train: Dataset, val: Dataset | None, settings: Settings) -> dict[str, Any]:
+    """Everything that decides the outcome of a run, by name: a difference can be told."""
     decides = {k: v for k, v in asdict(settings).items() if k != "workers"}
-    decides["precision"] = str(_autocast_dtype(settings, next(model.parameters()).device.type))
-    parts = [FORMAT, decides, _fingerprint_model(model), _fingerprint_data(train), _fingerprint_data(val)]
-    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:10]
+    decides["precision"] = str(autocast_dtype(settings.precision, next(model.parameters()).device.type))
+    data = {"training data": fingerprint_data(train), "validation data": fingerprint_data(val)}
+    return {"format": FORMAT, **decides, **fingerprint_model(model), **data}
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary neighbour, then put it in place: readers see the old file or the new, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def save_weights(path: str | Path, model: nn.Module, **facts: Any) -> None:
-    """Weights as safetensors, with JSON facts in the header; the file appears whole or not at all."""
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    write_atomically(Path(path), lambda p: save_file(tensors, p, metadata={"facts": json.dumps(facts)}))
-
-
-def load_weights(path: str | Path, model: nn.Module) -> dict[str, Any]:
-    """Load what `save_weights` wrote into `model`; returns the facts.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a safetensors file, or weights of another architecture.
-    """
-    tensors, facts = _read(Path(path))
-    model.load_state_dict(tensors)
-    return facts
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} is not a readable safetensors file ({error}); delete it to train again."
-        ) from error
-
-
-class _Run:
-    """The folder of one run: settings.json, checkpoints while it lasts, weights.safetensors when it is finished."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.weights = folder / "weights.safetensors"
-        self.newest, self.before = folder / "checkpoint.safetensors", folder / "checkpoint-before.safetensors"
-
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]) -> None:
-        tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-        for number, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
-        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-        if self.newest.exists():
-            os.replace(self.newest, self.before)
-        write_atomically(self.newest, lambda p: save_file(tensors, p, metadata={"facts": json.dumps(facts)}))
-
-    def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Load the newest readable checkpoint; no facts where there is none."""
-        damaged = False
-        for path in (self.newest, self.before):
-            try:
-                tensors, facts = _read(path)
-            except FileNotFoundError:
-                continue
-            except ValueError as error:
-                print(f"{error} Looking for the checkpoint before it.")
-                damaged = True
-                continue
-            model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in tensors.items():
-                if key.startswith("optimizer."):
-                    _, number, name = key.split(".", 2)
-                    like = parameters[int(number)]
-                    if (
-                        value.shape == like.shape
-                    ):  # fused optimisers expect the memory layout of the parameter
-                        value = torch.empty_like(like).copy_(value)
-                    state.setdefault(int(number), {})[name] = value
-            optimizer.load_state_dict(
-                {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-            )
-            return facts
-        if damaged:
-            print(f"No readable checkpoint is left in {self.folder}; training begins at the first step.")
-        return {}
-
-    def finish(self, model: nn.Module, facts: dict[str, Any]) -> None:
-        save_weights(self.weights, model, **facts)
-        for path in (self.newest, self.before):
-            path.unlink(missing_ok=True)
+def _key(decides: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(decides, default=str).encode()).hexdigest()[:10]
 
 
 class _Steps(Dataset):
-    """Item k is the batch of step k; it depends on (seed, k) alone, whichever process makes it."""
+    """Item k is this process's share of the batch of step k; it depends on (seed, k) alone, whoever makes it."""
 
-    def __init__(self, data: Dataset, settings: Settings):
-        self.data, self.settings = data, settings
+    def __init__(self, data: Dataset, settings: Settings, index: int = 0, count: int = 1):
+        self.data, self.settings, self.index, self.count = data, settings, index, count
         self.length: int = len(data)  # type: ignore[arg-type]
+        self.images = min(settings.batch_size, self.length)  # of a step, over all processes
         self.per_epoch = max(1, self.length // settings.batch_size)
+        if self.images < count:
+            raise ValueError(
+                f"A step has {self.images} pictures, too few for {count} processes; raise batch_size or start fewer."
+            )
 
     def indices(self, step: int) -> list[int]:
         epoch, position = divmod(step, self.per_epoch)
@@ -283,31 +170,24 @@ class _Steps(Dataset):
         return order[position * self.settings.batch_size :][: self.settings.batch_size]
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        whole, mine = self.indices(step), slice(self.index, None, self.count)
+        seed = self.settings.seed * 1_000_003 + step
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.settings.seed * 1_000_003 + step)
-            return stack(self.data, self.indices(step))
+            if self.settings.draws == "picture":
+                return self._drawn_apart(whole, mine, seed)
+            torch.manual_seed(seed)
+            if getattr(self.data, "transforms", self) is None:  # nothing is drawn
+                return stack(self.data, whole[mine])
+            images, masks = stack(self.data, whole)
+            return images[mine], masks[mine]
 
-
-def stack(data: Dataset, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Items of a data set as one batch: images (N, 3, H, W) uint8, masks (N, H, W) int64."""
-    fetch = getattr(data, "__getitems__", None)
-    items = fetch(list(indices)) if fetch else [data[i] for i in indices]
-    images, masks = zip(*items, strict=True)
-    try:
-        return torch.stack([i.as_subclass(Tensor) for i in images]), torch.stack(
-            [m.as_subclass(Tensor) for m in masks]
-        ).long()
-    except RuntimeError as error:
-        sizes = sorted({tuple(m.shape) for m in masks})
-        raise ValueError(
-            f"Pictures of one batch differ in size {sizes}; crop them with train_transforms(size)."
-        ) from error
-
-
-def _autocast_dtype(settings: Settings, device: str) -> torch.dtype:
-    fast = device == "cuda" or bf16_is_fast()
-    wanted = settings.precision == "bfloat16" or (settings.precision == "auto" and fast)
-    return torch.bfloat16 if wanted else torch.float32
+    def _drawn_apart(self, whole: list[int], mine: slice, seed: int) -> tuple[Tensor, Tensor]:
+        parts = []
+        for place, index in list(enumerate(whole))[mine]:
+            torch.manual_seed(seed * 4099 + place)
+            parts.append(stack(self.data, [index]))
+        images, masks = zip(*parts, strict=True)
+        return torch.cat(images), torch.cat(masks)
 
 
 def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
@@ -322,47 +202,68 @@ def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
 
 
 @contextmanager
-def _stop_between_steps() -> Iterator[Callable[[], bool]]:
-    """Turn the first interrupt into a flag, so that a step is never cut in half; the second one stops at once."""
-    asked = threading.Event()
+def _stop_between_steps(alone: bool = True) -> Iterator[Callable[[], bool]]:
+    """Turn the first interrupt into a flag, so that a step is never cut in half; the second one stops at once.
+
+    A launcher of several processes hands an interrupt on, so that each sees it twice: there the flag is all.
+    """
+    asked, mine = threading.Event(), os.getpid()
 
     def ask(number, frame):
-        if asked.is_set():
+        if os.getpid() != mine and number == signal.SIGTERM:  # a forked worker that is told to go
+            os._exit(1)
+        if asked.is_set() and alone:
             raise KeyboardInterrupt
         asked.set()
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield asked.is_set
         return
-    previous = signal.signal(signal.SIGINT, ask)
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def train_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, masks: Tensor, settings: Settings
 ) -> Tensor:
-    """One step on images (N, 3, H, W) uint8, masks (N, H, W) int64; returns the mean loss over counted pixels."""
-    s, device = settings.loss_stride, next(model.parameters()).device
-    dtype = _autocast_dtype(settings, device.type)
+    """One step on images (N, 3, H, W) uint8, masks (N, H, W) int64; returns the mean loss over counted pixels.
+
+    Of a model that returns several logits the losses are summed. Each of several processes brings its share of the
+    images; what it returns is its share of the loss, times the number of processes.
+    """
+    device = next(model.parameters()).device
+    dtype = autocast_dtype(settings.precision, device.type)
     inputs = normalize(images.to(device)).contiguous(memory_format=torch.channels_last)
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
         outputs = model(inputs)
     outputs = (
         [outputs] if isinstance(outputs, Tensor) else outputs
-    )  # several are supervised alike: DeepLab v2, §3.2
-    targets = masks.to(device)[..., ::s, ::s]
-    losses = [
-        F.cross_entropy(logits[..., ::s, ::s].float(), targets, ignore_index=settings.ignore_index)
-        for logits in outputs
-    ]
-    loss = torch.stack(losses).sum()
+    )  # supervised alike: DeepLab v2, section 3.2
+    loss = _loss(outputs, masks, settings)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
     return loss.detach()
+
+
+def _loss(outputs: Sequence[Tensor], masks: Tensor, settings: Settings) -> Tensor:
+    """Cross-entropy, averaged over the counted pixels of the whole batch, whichever process holds them."""
+    s, ignored, team = settings.loss_stride, settings.ignore_index, processes()
+    targets = masks.to(outputs[0].device)[..., ::s, ::s]
+    reduction = "mean" if team.count == 1 else "sum"
+    losses = [
+        F.cross_entropy(x[..., ::s, ::s].float(), targets, ignore_index=ignored, reduction=reduction)
+        for x in outputs
+    ]
+    loss = torch.stack(losses).sum()
+    if team.count == 1:
+        return loss
+    counted = team.sum((masks[..., ::s, ::s] != ignored).sum()).to(loss.device)
+    return loss * (team.count / counted)  # gradients are averaged over processes, so their losses are, too
 
 
 def fit(
@@ -373,76 +274,98 @@ def fit(
     *,
     name: str | None = None,
     runs: str | Path | None = None,
+    folder: str | Path | None = None,
+    files: Mapping[str, Any] | None = None,
     quiet: bool = False,
     watch: Callable[[History], None] | None = None,
 ) -> History:
     """Train `model` in place, or load the run if it was finished before; the model is left in evaluation mode.
 
     Args:
-        model: (N, 3, H, W) normalised float -> logits (N, num_classes, H, W).
+        model: (N, 3, H, W) normalised float -> logits (N, num_classes, H, W), or in training a list of such.
         train, val: data sets of (image (3, H, W) uint8, mask (H, W)); `val` is scored at the end of each epoch.
         settings: see `Settings`.
         name: how the run's folder starts; default the model's class.
         runs: where runs are kept; default `profiles.runs_folder()`.
+        folder: the folder of this run itself, in place of one in `runs` with a hash in its name.
+        files: what else to keep there, as JSON: file name -> content.
         quiet: no progress bar.
         watch: called with the history whenever it grows, to draw a live curve.
 
     Raises:
         FloatingPointError: the loss is not finite; the last checkpoint is kept.
         KeyboardInterrupt: interrupted; the run is kept up to the last whole step.
-        ValueError: an empty data set, pictures of different sizes, or nothing to count in a mask.
+        ValueError: an empty data set, pictures of different sizes, nothing to count in a mask, or a `folder` that
+            holds another run. BlockingIOError: another process trains this run. OSError: a file cannot be written.
+        ConnectionError: one of several processes has ended.
     """
-    settings = settings or Settings()
+    settings, team = settings or Settings(), processes()
     if len(train) == 0:  # type: ignore[arg-type]
         raise ValueError("The training data set is empty; nothing can be learned from it.")
     if settings.bn_momentum is not None:
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.momentum = settings.bn_momentum
-    key = run_key(model, train, val, settings)
-    run = _Run(Path(runs or runs_folder()) / f"{name or type(model).__name__.lower()}-{key}")
-    if run.weights.exists():
-        facts = load_weights(run.weights, model)
-        model.eval()
-        return History(run.folder, **facts["history"], loaded=True)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    described = json.dumps({"settings": asdict(settings), "train": repr(train), "val": repr(val)}, indent=1)
-    write_atomically(run.folder / "settings.json", lambda p: p.write_text(described))
-    with torch.random.fork_rng():
-        history = _train(model, train, val, settings, run, quiet, watch)
+    decides = _decides(model, train, val, settings)
+    home = Path(runs or runs_folder()) / f"{name or type(model).__name__.lower()}-{_key(decides)}"
+    run = Run(Path(folder) if folder else home)
+    advice = f"the run is kept in {run.folder} up to its last checkpoint: run again to go on."
+    with team.or_a_sentence(advice), ExitStack() as owned:
+        if team.from_first(lambda: _begin(run, decides, files or {}, owned)):
+            facts = load_weights(run.weights, model)
+            model.eval()
+            return History(run.folder, **facts["history"], loaded=True)
+        with torch.random.fork_rng():
+            history = _train(model, train, val, settings, run, team, quiet, watch)
     model.eval()
     return history
 
 
-def _train(model, train, val, settings: Settings, run: _Run, quiet: bool, watch) -> History:
+def _begin(run: Run, decides: dict[str, Any], files: Mapping[str, Any], owned: ExitStack) -> bool:
+    """Whether the run is finished; if not, make its folder this process's own and say there what is trained."""
+    run.check(decides)
+    if run.weights.exists():
+        return True
+    owned.enter_context(run.owned())
+    for file, content in {**files, "settings.json": {"key": _key(decides), "decides": decides}}.items():
+        write_json(run.folder / file, content)
+    return False
+
+
+def _train(model, train, val, settings: Settings, run: Run, team: Processes, quiet: bool, watch) -> History:
     model.to(memory_format=torch.channels_last)
-    optimizer, batches = _optimizer(model, settings), _Steps(train, settings)
-    facts = run.resume(model, optimizer)
+    batches = _Steps(train, settings, team.index, team.count)
+    tensors, facts = team.from_first(run.load)
+    replica = team.wrap(model)  # before the optimiser, which holds on to the parameters where they are
+    optimizer = _optimizer(model, settings)
+    if tensors:
+        restore(model, optimizer, tensors)
     start, history = facts.get("step", 0), History(run.folder, **facts.get("history", {}))
-    loader = DataLoader(
-        batches, batch_size=None, sampler=range(start, settings.iterations), num_workers=settings.workers
-    )
-    bar = tqdm(total=settings.iterations, initial=start, disable=quiet, leave=False, unit="step")
+    todo = range(start, settings.iterations)
+    loader = DataLoader(batches, batch_size=None, sampler=todo, num_workers=settings.workers)
+    total, done = (batches.images * n for n in (settings.iterations, start))
+    hidden = quiet or not team.first
+    bar = tqdm(total=total, initial=done, disable=hidden, leave=False, unit="image", unit_scale=True)
     losses: list[Tensor] = []
-    with _stop_between_steps() as stopped, bar:
+    with _stop_between_steps(team.count == 1) as stopped, bar:
         began = time.perf_counter()
         for step, (images, masks) in enumerate(loader, start):
-            model.train()
-            torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout of this step
+            replica.train()
+            torch.manual_seed((settings.seed + team.index * 7919) * 1_000_003 + step)  # dropout of this step
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(step)
-            losses.append(train_step(model, optimizer, images, masks, settings))
-            history.images += len(images)
-            bar.update()
+            losses.append(train_step(replica, optimizer, images, masks, settings))
+            history.images += batches.images
+            bar.update(batches.images)
             done = step + 1
-            last, stop = done == settings.iterations, stopped()
+            last, stop = done == settings.iterations, team.any(stopped())
             epoch = last or stop or done % batches.per_epoch == 0
             if epoch or done % max(1, settings.iterations // REPORTS) == 0:
                 history.seconds += time.perf_counter() - began
-                _report(history, losses, done, settings)
+                _report(history, team.sum(torch.stack(losses)) / team.count, done, settings)
                 if epoch:
-                    _keep(model, optimizer, val, settings, run, history)
-                if watch:
+                    _keep(model, optimizer, val, settings, run, team, history)
+                if watch and team.first:
                     watch(history)
                 if stop and not last:
                     raise KeyboardInterrupt(
@@ -453,8 +376,8 @@ def _train(model, train, val, settings: Settings, run: _Run, quiet: bool, watch)
     return history
 
 
-def _report(history: History, losses: list[Tensor], done: int, settings: Settings) -> None:
-    loss = float(torch.stack(losses).mean())
+def _report(history: History, losses: Tensor, done: int, settings: Settings) -> None:
+    loss = float(losses.mean())
     if not math.isfinite(loss):
         first = done - len(losses) + next(i for i, x in enumerate(losses) if not torch.isfinite(x))
         raise FloatingPointError(
@@ -466,77 +389,13 @@ def _report(history: History, losses: list[Tensor], done: int, settings: Setting
     history.loss.append(loss)
 
 
-def _keep(model, optimizer, val, settings: Settings, run: _Run, history: History) -> None:
+def _keep(model, optimizer, val, settings: Settings, run: Run, team: Processes, history: History) -> None:
     done = history.steps[-1]
+    team.align(model)
     if val is not None:
         history.val_miou.append(evaluate(model, val, batch_size=settings.batch_size)["miou"])
     facts = {"history": {k: v for k, v in asdict(history).items() if k not in ("folder", "loaded")}}
     if done == settings.iterations:
-        run.finish(model, facts)
+        team.from_first(lambda: run.finish(model, facts))
     else:
-        run.save(model, optimizer, {"step": done, **facts})
-
-
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module, data: Dataset, *, batch_size: int = 16, detailed: bool = False, precision: str = "auto"
-) -> dict[str, float]:
-    """Score a model on a whole data set with one confusion matrix (never a mean over batches).
-
-    Returns:
-        `miou` and `pixel_accuracy`; if `detailed` also `trimap1`, `trimap3` (mIoU within 1 and 3 px of a label
-        boundary, over the classes that occur there), `inner` (the same more than 5 px from one), the mean IoU of
-        each class group of `data.labels`
-        (`thin`, ...), and that of the shapes of each size bin (`small`, `mid`, `big`: counted on the pixels of
-        these shapes only); what does not occur in the data is left out.
-    """
-    labels, device, was_training = data.labels, next(model.parameters()).device, model.training  # type: ignore[attr-defined]
-    dtype = _autocast_dtype(Settings(precision=precision), device.type)
-    matrices = _Matrices(labels.num_classes, detailed)
-    model.eval()
-    try:
-        for begin in range(0, len(data), batch_size):  # type: ignore[arg-type]
-            indices = range(begin, min(begin + batch_size, len(data)))  # type: ignore[arg-type]
-            images, masks = stack(data, indices)
-            inputs = normalize(images.to(device)).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-                predictions = model(inputs).float().argmax(1)
-            size_map = getattr(data, "size_map", None)
-            sizes = torch.stack([size_map(i) for i in indices]).to(device) if detailed and size_map else None
-            matrices.update(predictions, masks.to(device), sizes)
-    finally:
-        model.train(was_training)
-    return matrices.scores(labels.groups)
-
-
-class _Matrices:
-    """One confusion matrix for each region of the picture that is reported on."""
-
-    def __init__(self, num_classes: int, detailed: bool):
-        regions = ["all", "trimap1", "trimap3", "inner", "small", "mid", "big"] if detailed else ["all"]
-        self.of = {region: ConfusionMatrix(num_classes) for region in regions}
-
-    def update(self, predictions: Tensor, masks: Tensor, sizes: Tensor | None) -> None:
-        self.of["all"].update(predictions, masks)
-        if "inner" not in self.of:
-            return
-        where = {f"trimap{k}": trimap(masks, k) for k in (1, 3)} | {"inner": ~trimap(masks, 5)}
-        if sizes is not None:
-            where |= {name: sizes == number for number, name in enumerate(("small", "mid", "big"), 1)}
-        for region, pixels in where.items():
-            self.of[region].update(predictions, masks, where=pixels)
-
-    def scores(self, groups) -> dict[str, float]:
-        everything = self.of["all"]
-        scores = {"miou": everything.miou, "pixel_accuracy": everything.pixel_accuracy}
-        counted = {region for region, matrix in self.of.items() if matrix.matrix.sum() > 0}
-        for region in ("trimap1", "trimap3", "inner"):
-            if region in counted:  # a class that only occurs outside the region would count as a zero
-                inside = self.of[region].matrix.sum(1).nonzero().flatten().tolist()
-                scores[region] = self.of[region].mean_iou_of(inside)
-        if "inner" in self.of:
-            scores |= {group: everything.mean_iou_of(classes) for group, classes in groups.items()}
-        scores |= {
-            s: self.of[s].mean_iou_of(groups["shapes"]) for s in ("small", "mid", "big") if s in counted
-        }
-        return {name: float(value) for name, value in scores.items() if not math.isnan(value)}
+        team.from_first(lambda: run.save(model, optimizer, {"step": done, **facts}))

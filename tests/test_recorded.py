@@ -31,7 +31,9 @@ def test_the_recorded_ci_run_gives_the_same_numbers_again(tmp_path):
     command = [sys.executable, *recorded["command"].split()[1:], "--into", str(tmp_path)]
     subprocess.run(command, cwd=TOP, check=True, capture_output=True)
     again = load_result("fcn_ladder.ci", folder=tmp_path)
-    assert again["recipe"] == recorded["recipe"]
+    assert (
+        again["recipe"].items() >= recorded["recipe"].items()
+    )  # a setting may have come since, at its default
     same_machine = all(recorded["machine"][k] == machine()[k] for k in ("cpu", "versions", "python"))
     # another processor or torch rounds otherwise, and training amplifies that: seeds differ by about as much
     tolerance = 1e-6 if same_machine else 0.05

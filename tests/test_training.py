@@ -221,10 +221,10 @@ def test_kill_minus_nine_and_the_same_command_again_end_in_identical_weights(tmp
 
 
 def checkpoint_step(folder) -> int:
-    from deeplab_edu.training import _read
+    from deeplab_edu.checkpoints import read_tensors
 
     try:
-        return _read(next(folder.glob("*/checkpoint.safetensors")))[1]["step"]
+        return read_tensors(next(folder.glob("*/checkpoint.safetensors")))[1]["step"]
     except (StopIteration, FileNotFoundError, ValueError):  # being replaced at this moment
         return 0
 
@@ -272,7 +272,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     interrupted(tmp_path, after=1)
-    monkeypatch.setattr("deeplab_edu.training.save_file", full)
+    monkeypatch.setattr("deeplab_edu.checkpoints.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         fit(tiny(), scenes(), None, QUICK, runs=tmp_path, quiet=True)
     monkeypatch.undo()
