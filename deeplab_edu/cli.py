@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("deeplab_edu.cli_train", "train a network, into a folder that it can go on from"),
+    "evaluate": ("deeplab_edu.cli_train", "score a trained network on a whole split"),
     "segment": ("deeplab_edu.cli_segment", "label photographs with a trained network"),
 }
 REFUSALS = (ValueError, TypeError, OSError, FloatingPointError)
@@ -22,6 +24,7 @@ REFUSALS = (ValueError, TypeError, OSError, FloatingPointError)
 EXAMPLES = """
 Every command explains itself and shows examples:
 
+  python -m deeplab_edu train --help
   python -m deeplab_edu segment --help
 """
 
