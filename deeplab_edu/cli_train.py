@@ -129,7 +129,11 @@ def train(arguments: argparse.Namespace) -> int:
         model = build_model(arguments.model, data.labels.num_classes, **options).to(profile.device)
     kept = {
         "model.json": describe_model(arguments.model, options, data.labels),
-        "run.json": {"command": _command(), "arguments": vars(arguments), "machine": machine()},
+        "run.json": {
+            "command": _command(),
+            "arguments": {**vars(arguments), "profile": profile.name},
+            "machine": machine(),
+        },
     }
     log = Log(settings, team)
     where = {"folder": arguments.run, "name": f"{arguments.data}-{arguments.model}"}
@@ -266,10 +270,8 @@ class Log:
         step, total = history.steps[-1], self.settings.iterations
         if not self.begun:
             self.begun = True
-            self.say(
-                history.folder,
-                f"{self.team.count} process{'es'[: 2 * (self.team.count > 1)]}, torch {torch.__version__}: {_command()}",
-            )
+            versions = f"torch {torch.__version__}, processes: {self.team.count}"
+            self.say(history.folder, f"{_command()} ({versions})")
         left = (total - step) * history.seconds / step
         rate = f"{history.images_per_second:.0f} images/s, {_clock(left)} left"
         miou = f", validation mIoU {history.val_miou[-1]:.3f}" if history.val_miou else ""
