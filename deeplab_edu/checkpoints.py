@@ -10,7 +10,7 @@ import os
 import socket
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,23 +140,26 @@ class Run:
         )
 
     @contextmanager
-    def owned(self) -> Iterator[None]:
-        """Write into the folder, as the only process that does; a dead owner is none.
+    def owned(self, files: Mapping[str, Any]) -> Iterator[None]:
+        """Write into the folder, JSON files to begin with, as the only process that does; a dead owner is none.
 
         Raises:
             BlockingIOError: another process trains this run. OSError: the folder cannot be written.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = open(self.folder / "lock", "a+")  # noqa: SIM115 (closed below: that gives it back)
-        except OSError as error:
-            raise OSError(
-                f"The run folder {self.folder} cannot be written ({error.strerror}); choose another one."
-            ) from error
-        with file:
-            self._lock(file)
-            for left in self.folder.glob(".*.[0-9]*"):  # by a process that was killed while it wrote
-                left.unlink(missing_ok=True)
+        with ExitStack() as open_files:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock(open_files.enter_context(open(self.folder / "lock", "a+")))
+                for left in self.folder.glob(".*.[0-9]*"):  # by a process that was killed while it wrote
+                    left.unlink(missing_ok=True)
+                for name, content in files.items():
+                    write_json(self.folder / name, content)
+            except BlockingIOError:
+                raise
+            except OSError as error:
+                raise OSError(
+                    f"The run folder {self.folder} cannot be written ({error.strerror}); choose another one."
+                ) from error
             yield
 
     def _lock(self, file: Any) -> None:
@@ -237,6 +240,5 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors
 
 
 def _difference(name: str, there: Any, here: Any) -> str:
-    if max(len(str(there)), len(str(here))) > 200 or name in ("architecture", "initial weights", "code"):
-        return f"{name} differs" if name != "initial weights" else f"{name} differ"
-    return f"{name} was {there}, is {here}"
+    digest = name in ("architecture", "initial weights", "code") or name.startswith("contents of")
+    return f"{name} changed" if digest else f"{name} was {there}, is {here}"

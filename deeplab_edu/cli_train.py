@@ -127,13 +127,10 @@ def train(arguments: argparse.Namespace) -> int:
         torch.manual_seed(settings.seed)
         options = options_of(arguments, profile)
         model = build_model(arguments.model, data.labels.num_classes, **options).to(profile.device)
+    told = {**vars(arguments), "profile": profile.name}
     kept = {
         "model.json": describe_model(arguments.model, options, data.labels),
-        "run.json": {
-            "command": _command(),
-            "arguments": {**vars(arguments), "profile": profile.name},
-            "machine": machine(),
-        },
+        "run.json": {"command": _command(), "arguments": told, "machine": machine()},
     }
     log = Log(settings, team)
     where = {"folder": arguments.run, "name": f"{arguments.data}-{arguments.model}"}

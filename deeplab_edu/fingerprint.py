@@ -55,10 +55,10 @@ def _code(function: Any, seen: set[FunctionType]) -> list[Any]:
     return described
 
 
-def fingerprint_data(data: Dataset | None) -> str:
-    """A data set by its own description, three of its items and, of files, all names, sizes and endings."""
+def fingerprint_data(data: Dataset | None) -> tuple[str, str]:
+    """A data set by its own description; a digest of three of its items and, of files, all names, sizes, endings."""
     if data is None:
-        return "none"
+        return "none", ""
     length = len(data)  # type: ignore[arg-type]
     digest = hashlib.sha256()
     with torch.random.fork_rng(devices=[]):
@@ -73,7 +73,7 @@ def fingerprint_data(data: Dataset | None) -> str:
     transforms = re.sub(r" at 0x[0-9a-f]+", "", repr(getattr(data, "transforms", None)))
     if transforms not in described:
         described += f" with {transforms}"
-    return f"{described}, {length} items, digest {digest.hexdigest()[:16]}"
+    return f"{described}, {length} items", digest.hexdigest()[:16]
 
 
 def _ending(path: Path, size: int = 256) -> bytes:

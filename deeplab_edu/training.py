@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from deeplab_edu.checkpoints import Run, load_weights, restore, save_weights, write_atomically, write_json
+from deeplab_edu.checkpoints import Run, load_weights, restore, save_weights, write_atomically
 from deeplab_edu.data.augment import normalize
 from deeplab_edu.data.labels import IGNORE_INDEX
 from deeplab_edu.evaluation import autocast_dtype, evaluate, stack
@@ -142,8 +142,10 @@ def _decides(model: nn.Module, train: Dataset, val: Dataset | None, settings: Se
     """Everything that decides the outcome of a run, by name: a difference can be told."""
     decides = {k: v for k, v in asdict(settings).items() if k != "workers"}
     decides["precision"] = str(autocast_dtype(settings.precision, next(model.parameters()).device.type))
-    data = {"training data": fingerprint_data(train), "validation data": fingerprint_data(val)}
-    return {"format": FORMAT, **decides, **fingerprint_model(model), **data}
+    decides |= {"format": FORMAT, **fingerprint_model(model)}
+    for name, data in (("training data", train), ("validation data", val)):
+        decides[name], decides[f"contents of the {name}"] = fingerprint_data(data)
+    return decides
 
 
 def _key(decides: dict[str, Any]) -> str:
@@ -326,9 +328,8 @@ def _begin(run: Run, decides: dict[str, Any], files: Mapping[str, Any], owned: E
     run.check(decides)
     if run.weights.exists():
         return True
-    owned.enter_context(run.owned())
-    for file, content in {**files, "settings.json": {"key": _key(decides), "decides": decides}}.items():
-        write_json(run.folder / file, content)
+    told = {"key": _key(decides), "decides": decides}
+    owned.enter_context(run.owned({**files, "settings.json": told}))
     return False
 
 
