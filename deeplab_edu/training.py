@@ -162,7 +162,7 @@ class _Steps(Dataset):
         self.per_epoch = max(1, self.length // settings.batch_size)
         if self.images < count:
             raise ValueError(
-                f"A step has {self.images} pictures, too few for {count} processes; raise batch_size or start fewer."
+                f"A step has {self.images} picture(s), too few for {count} processes; raise batch_size or start fewer."
             )
 
     def indices(self, step: int) -> list[int]:
@@ -304,10 +304,7 @@ def fit(
     settings, team = settings or Settings(), processes()
     if len(train) == 0:  # type: ignore[arg-type]
         raise ValueError("The training data set is empty; nothing can be learned from it.")
-    if settings.bn_momentum is not None:
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.momentum = settings.bn_momentum
+    _set_bn_momentum(model, settings.bn_momentum)
     decides = _decides(model, train, val, settings)
     home = Path(runs or runs_folder()) / f"{name or type(model).__name__.lower()}-{_key(decides)}"
     run = Run(Path(folder) if folder else home)
@@ -321,6 +318,12 @@ def fit(
             history = _train(model, train, val, settings, run, team, quiet, watch)
     model.eval()
     return history
+
+
+def _set_bn_momentum(model: nn.Module, momentum: float | None) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and momentum is not None:
+            module.momentum = momentum
 
 
 def _begin(run: Run, decides: dict[str, Any], files: Mapping[str, Any], owned: ExitStack) -> bool:
