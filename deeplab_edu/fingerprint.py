@@ -77,8 +77,11 @@ def fingerprint_data(data: Dataset | None) -> tuple[str, str]:
 
 
 def _ending(path: Path, size: int = 256) -> bytes:
-    """Name, size and last bytes of a file: in a PNG these hold a checksum of all its pixels."""
+    """Name, size and last bytes of a file: in a PNG these hold a checksum of all its pixels.
+
+    An edit changes the size of other compressed files, or their end; those that are not compressed are read whole.
+    """
     with open(path, "rb") as file:
         length = file.seek(0, 2)
-        file.seek(max(0, length - size))
+        file.seek(0 if path.suffix.lower() in (".bmp", ".tif", ".tiff") else max(0, length - size))
         return f"{path.parent.name}/{path.name} {length} ".encode() + file.read()
