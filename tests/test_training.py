@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torchvision import tv_tensors
 
+from deeplab_edu.data.augment import normalize
 from deeplab_edu.data.scenes import SceneDataset
+from deeplab_edu.inference import segment
 from deeplab_edu.metrics import ConfusionMatrix, trimap
 from deeplab_edu.models import build_model
 from deeplab_edu.training import (
@@ -247,6 +249,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys, mon
     steps = count_steps(monkeypatch)
     fit(resumed, scenes(), None, QUICK, runs=tmp_path / "parts", quiet=True)
     assert "Looking for the checkpoint before it." in (said := capsys.readouterr().out)
+    assert "Going on after step 8, from checkpoint-before.safetensors." in said
     assert "begins at the first step" not in said
     assert same_weights(whole, resumed) and len(steps) == 4  # the one before was that of step 8
 
@@ -345,8 +348,6 @@ def test_evaluation_is_one_confusion_matrix_over_all_pictures(tmp_path):
     )  # else all scores are zero
     matrix, regions = ConfusionMatrix(12), {r: ConfusionMatrix(12) for r in ("trimap1", "trimap3", "inner")}
     with torch.inference_mode():
-        from deeplab_edu.data.augment import normalize
-
         for image, mask in (data[i] for i in range(10)):
             prediction = model.eval()(normalize(image)[None]).argmax(1)[0]
             matrix.update(prediction, mask)
@@ -362,6 +363,35 @@ def test_evaluation_is_one_confusion_matrix_over_all_pictures(tmp_path):
             assert 0 < scores[region] == pytest.approx(float(counted.iou_per_class[occurring].mean()))
         assert len({scores[name] for name in ("miou", *regions)}) == 4
         assert {"shapes", "small", "mid", "big"} <= scores.keys() and "thin" not in scores  # none is there
+
+
+def test_pictures_of_several_sizes_and_very_large_ones_are_scored_whole(monkeypatch):
+    model, data = nn.Conv2d(3, 12, 1), Sizes(size=32, length=6)
+    matrix = ConfusionMatrix(12)
+    with torch.inference_mode():
+        for image, mask in data.__getitems__(range(6)):
+            matrix.update(model(normalize(image)[None]).argmax(1)[0], mask)
+    expected = {f"iou of {n}": float(v) for n, v in zip(data.labels.names, matrix.iou_per_class) if v == v}
+    for batch_size in (1, 4):
+        scores = evaluate(model, data, batch_size=batch_size, per_class=True, precision="float32")
+        assert scores == pytest.approx(
+            {"miou": matrix.miou, "pixel_accuracy": matrix.pixel_accuracy} | expected
+        )
+    tiled = []
+    monkeypatch.setattr("deeplab_edu.evaluation.LARGE", 9)  # px; the pictures are 8 to 13 px high
+    monkeypatch.setattr("deeplab_edu.evaluation.segment", lambda *a: tiled.append(a) or segment(*a))
+    again = evaluate(model, data, batch_size=4, per_class=True, precision="float32")
+    assert again == pytest.approx(scores) and len(tiled) == 4
+
+
+def test_scales_and_flips_are_those_of_segment():
+    model, data = nn.Conv2d(3, 12, 3, padding=1), scenes("val", 4)
+    matrix = ConfusionMatrix(12)
+    for image, mask in (data[i] for i in range(4)):
+        matrix.update(segment(model, image, (0.5, 1.0), flip=True).argmax(0), mask)
+    scores = evaluate(model, data, scales=[0.5, 1.0], flip=True)
+    assert scores["miou"] == pytest.approx(matrix.miou)
+    assert scores["miou"] != evaluate(model, data, precision="float32")["miou"]
 
 
 class Oracle(nn.Module):
@@ -394,12 +424,13 @@ def test_differing_fields():
 
 class Sizes(SceneDataset):
     def __getitems__(self, indices):
+        items = super().__getitems__(indices)
         return [
             (
-                tv_tensors.Image(torch.zeros(3, 8 + i, 8, dtype=torch.uint8)),
-                tv_tensors.Mask(torch.zeros(8 + i, 8)),
+                tv_tensors.Image(image[:, : 8 + i, :8]),
+                tv_tensors.Mask(mask[: 8 + i, :8]),
             )
-            for i in indices
+            for i, (image, mask) in zip(indices, items, strict=True)
         ]
 
 
@@ -431,6 +462,8 @@ def test_mishaps_end_in_a_sentence(tmp_path):
         Settings(optimizer="adam")
     with pytest.raises(ValueError, match=r"Unknown precision 'fp16'; choose one of auto, float32, bfloat16."):
         Settings(precision="fp16")
+    with pytest.raises(ValueError, match=r"Unknown draws 'batch'; choose step or picture."):
+        Settings(draws="batch")
     with pytest.raises(FileNotFoundError, match="There is no file"):
         load_weights(tmp_path / "none.safetensors", tiny())
     (tmp_path / "text.safetensors").write_text("hello")
