@@ -53,7 +53,7 @@ def command(root: Path, run: Path, *more: str) -> list[str]:
     ]
 
 
-STEPS = "120"
+STEPS = "60"
 
 
 def child(words: list[str], output: str, environment: dict[str, str], size_limit: int | None) -> None:
@@ -66,6 +66,7 @@ def child(words: list[str], output: str, environment: dict[str, str], size_limit
         resource.setrlimit(resource.RLIMIT_FSIZE, (size_limit, size_limit))
     from deeplab_edu.cli import main
 
+    mp.set_start_method("fork", force=True)  # for what the command starts itself, as where it is typed in
     status = main(words)
     sys.stdout.flush()
     os._exit(status)
@@ -343,7 +344,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help="folder of the result (default: results/)")
     arguments = parser.parse_args()
     global STEPS
-    STEPS = "40" if arguments.short else "120"
+    STEPS = "40" if arguments.short else "60"
     profile = Profile.load("ci")
     measured = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -45,6 +45,6 @@ def test_a_run_survives_all_of_the_suite(tmp_path):
 
 def test_the_record_says_that_nothing_was_lost():
     recorded = load_result("reliability")
-    assert recorded["command"] == "python experiments/reliability.py" and recorded["steps"] == 120
+    assert recorded["command"] == "python experiments/reliability.py" and recorded["steps"] == 60
     check(recorded["measured"], kills=20)
     assert all(told["tried"] for told in recorded["measured"].values())

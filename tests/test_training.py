@@ -29,6 +29,7 @@ from deeplab_edu.training import (
     load_weights,
     run_key,
     save_weights,
+    stack,
     train_step,
 )
 
@@ -332,6 +333,26 @@ def test_a_step_is_one_step_of_sgd_by_hand():
     assert float(loss) == pytest.approx(0.693147, abs=1e-5)
     expected = 0.1 * torch.stack([-0.5 * pixel, 0.5 * pixel])  # softmax 1/2 each, target class 1
     torch.testing.assert_close(model.weight.detach().view(2, 3), expected)
+
+
+def test_the_losses_of_several_answers_are_summed():
+    class Answers(nn.Module):
+        def __init__(self, factors):
+            super().__init__()
+            self.conv, self.factors = nn.Conv2d(3, 12, 1), factors
+
+        def forward(self, images):
+            logits = [k * self.conv(images) for k in self.factors]
+            return tuple(logits) if len(logits) > 1 else logits[0]
+
+    images, masks = stack(scenes(), range(4))
+    losses = []
+    for factors in ((1.0,), (0.5,), (1.0, 0.5)):
+        torch.manual_seed(0)
+        model = Answers(factors)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        losses.append(float(train_step(model, optimizer, images, masks, Settings(precision="float32"))))
+    assert losses[2] == pytest.approx(losses[0] + losses[1], abs=1e-6) and losses[0] != losses[1]
 
 
 def test_weights_come_back_with_their_facts(tmp_path):
