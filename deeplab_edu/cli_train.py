@@ -213,7 +213,7 @@ def settings_of(arguments: argparse.Namespace, profile: Profile) -> Settings:
 
 
 def options_of(arguments: argparse.Namespace, profile: Profile) -> dict[str, Any]:
-    """Options of the model: the profile's tiny trunk, unless another one is asked for; on a GPU the model's own."""
+    """Options of the model: the profile's, unless another backbone is asked for."""
     given: dict[str, Any] = {}
     for text in arguments.option:
         name, equals, value = text.partition("=")
@@ -223,11 +223,10 @@ def options_of(arguments: argparse.Namespace, profile: Profile) -> dict[str, Any
             given[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             given[name] = value
-    usual = dict(profile.model_options)
+    usual = profile.options(arguments.model)
     if given.get("backbone", usual["backbone"]) != usual["backbone"]:
         return given
-    fits = usual["backbone"] == "tiny" or arguments.model.startswith("fcn")
-    return (usual if fits else {}) | given
+    return usual | given
 
 
 def describe_model(name: str, options: dict[str, Any], labels: LabelSet) -> dict[str, Any]:
