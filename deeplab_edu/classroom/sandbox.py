@@ -1,0 +1,168 @@
+"""A process for a stranger's code: bubblewrap around `worker`, and limits on memory, processes, files and time.
+
+What it sees, all of it read-only: /usr, the Python environment, the few files of the course that assignments use, and
+an empty /tmp of its own, in memory. What it does not see: network, other processes, home folders, tests, solutions,
+other submissions, and libraries that hold answers. Needs Linux and bubblewrap 0.7 or newer.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import worker
+
+PACKAGE = Path(__file__).resolve().parents[1]
+GIVEN = ("__init__.py", "data")  # parts of the package that a submission may import
+COURSE = Path("/course")  # where they lie inside
+ANSWERS = ("torchvision/models/segmentation", "torchmetrics", "timm", "sklearn", "pydensecrf")
+"""Parts of site-packages that hold answers; `assignment.REFUSED` says so to the student."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one submission may use."""
+
+    seconds: float = 10  # a call, or a cell, unless the assignment grants it more
+    total: float = 600  # the whole submission
+    memory: float = 2  # GB resident, all its processes together
+    processes: int = 32  # and threads
+    tmp: int = 64_000_000  # bytes in /tmp
+
+    @property
+    def hard(self) -> dict[str, int]:
+        """The limits the kernel enforces per process. torch alone maps more than 3 GB that it never touches."""
+        memory = int((self.memory + 4) * 1e9)
+        return {
+            "memory": memory,
+            "cpu": int(self.total),
+            "file": self.tmp,
+            "files": 256,
+            "processes": self.processes,
+        }
+
+
+class NoSandbox(Exception):
+    """bubblewrap does not work here; the message says why and what to do."""
+
+
+def check_sandbox() -> None:
+    """Raise NoSandbox unless student code can be contained on this machine."""
+    if not sys.platform.startswith("linux") or shutil.which("bwrap") is None:
+        reason = "bubblewrap (bwrap) is not installed"
+    else:
+        inside = subprocess.run([*command(Limits()), "/bin/true"], capture_output=True, text=True)
+        if inside.returncode == 0:
+            return
+        reason = f"bubblewrap does not work here ({inside.stderr.strip() or inside.returncode})"
+    raise NoSandbox(
+        f"{reason}, so submissions would run with all your rights. On Debian and Ubuntu: sudo apt install "
+        "bubblewrap. Elsewhere grade in a Linux virtual machine (Windows: WSL), or type --no-sandbox on a machine "
+        "that holds nothing of value. See docs/teaching-guide.md."
+    )
+
+
+def command(limits: Limits) -> list[str]:
+    """The bwrap command line up to the program. Order matters: later mounts lie over earlier ones."""
+    home, prefix = Path(sys.base_prefix), Path(sys.prefix)
+    args = [
+        "bwrap",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--unshare-cgroup-try",
+    ]
+    args += ["--die-with-parent", "--new-session", "--clearenv"]
+    if os.getuid() == 0:  # the worker changes to a real, unprivileged user id: see worker.confine
+        args += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    else:
+        args += ["--unshare-user"]
+    args += ["--ro-bind", "/usr", "/usr"]
+    for link in ("bin", "lib", "lib64"):
+        args += ["--symlink", f"usr/{link}", f"/{link}"]
+    args += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--proc", "/proc", "--dev", "/dev"]
+    args += ["--perms", "1777", "--size", str(limits.tmp), "--tmpfs", "/tmp"]
+    for folder in {home, prefix} - {Path("/usr")}:
+        args += parents_of(folder) + ["--ro-bind", str(folder), str(folder)]
+    for hidden in _answers(prefix):
+        args += ["--perms", "0755", "--tmpfs", str(hidden), "--remount-ro", str(hidden)]
+    args += parents_of(COURSE / "deeplab_edu" / "any") + [
+        "--ro-bind",
+        str(worker.__file__),
+        str(COURSE / "worker.py"),
+    ]
+    for part in GIVEN:
+        args += ["--ro-bind", str(PACKAGE / part), str(COURSE / "deeplab_edu" / part)]
+    for name, value in environment().items():
+        args += ["--setenv", name, value]
+    return [*args, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--"]
+
+
+def parents_of(folder: Path) -> list[str]:
+    """Make the folders above `folder` readable: by themselves they would be root's alone."""
+    parents = [p for p in reversed(folder.parents) if p not in (Path("/"), Path("/tmp"))]
+    return [word for parent in parents for word in ("--perms", "0755", "--dir", str(parent))]
+
+
+def _answers(prefix: Path) -> list[Path]:
+    return [path for name in ANSWERS for path in prefix.glob(f"lib/python3*/site-packages/{name}")]
+
+
+def environment() -> dict[str, str]:
+    """All that a submission's process, and bwrap, whose environment it may read, know of their surroundings."""
+    known = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "MPLBACKEND": "Agg", "MPLCONFIGDIR": "/tmp/matplotlib"}
+    known |= {"LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+    return known | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@contextlib.contextmanager
+def worker_process(
+    limits: Limits, contained: bool = True
+) -> Iterator[tuple[socket.socket, subprocess.Popen]]:
+    """A started worker and the socket that it serves. It and all it started are gone afterwards."""
+    ours, theirs = socket.socketpair()
+    number, python = str(theirs.fileno()), sys.executable
+    if contained:
+        args = [*command(limits), python, str(COURSE / "worker.py"), number, str(COURSE)]
+        args += [json.dumps(limits.hard)]
+    else:
+        args = [python, worker.__file__, number, str(PACKAGE.parent), "{}"]
+    with tempfile.TemporaryDirectory() as empty, ours:
+        process = subprocess.Popen(
+            args,
+            cwd=empty,
+            env=environment() | ({} if contained else {"PATH": os.environ["PATH"], "HOME": empty}),
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        theirs.close()
+        try:
+            yield ours, process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # bwrap's end is the end of its process namespace
+            process.wait()
+
+
+def resident_gb(pid: int) -> float:
+    """Memory in use by a process and all its descendants, GB (Linux; elsewhere 0)."""
+    total, todo = 0, [pid]
+    while todo:
+        process = Path("/proc") / str(todo.pop())
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            total += int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            for task in (process / "task").iterdir():
+                todo += [int(child) for child in (task / "children").read_text().split()]
+    return total / 1e9

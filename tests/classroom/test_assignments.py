@@ -1,0 +1,178 @@
+"""Proof that grading is right, for every assignment of the course.
+
+The source passes its own tests; the students' version holds no solution and scores nothing; each typical mistake loses
+exactly its points; right answers written differently lose none. Cells run in this process (`HereChannel`), through the
+same messages as in the sandbox, which costs a kernel and an import of torch less each time; a few go the whole way.
+"""
+
+import copy
+import importlib.util
+import re
+from functools import cache
+from typing import Any
+
+import nbformat
+import pytest
+
+from deeplab_edu.classroom.assignment import SOURCES, Assignment, defined_names, find, id_of, kind_of, release
+from deeplab_edu.classroom.grading import HereChannel, ProcessChannel, grade_notebook
+from deeplab_edu.classroom.sandbox import Limits
+
+NAMES = sorted(path.stem for path in SOURCES.glob("*/*.ipynb"))
+every = pytest.mark.parametrize("name", NAMES)
+
+
+@cache
+def assignment(name: str) -> Assignment:
+    return find(name)
+
+
+@cache
+def about(name: str) -> Any:
+    """The module mutants/<name>.py."""
+    path = SOURCES.parent / "mutants" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"mutants_{name}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def cases(table: str) -> list[Any]:
+    rows = [(name, row) for name in NAMES for row in getattr(about(name), table)]
+    return [pytest.param(name, *row, id=f"{name}: {row[0]}") for name, row in rows]
+
+
+def points(made: Assignment, notebook: Any) -> dict[str, float]:
+    result = grade_notebook(made, notebook, HereChannel, Limits(seconds=60))
+    assert not result.reason, result.reason
+    return {test: verdict.points for test, verdict in result.verdicts.items()}
+
+
+def answered(made: Assignment, answers: dict[str, str]) -> Any:
+    """The source with some answer cells replaced."""
+    notebook = copy.deepcopy(made.notebook)
+    known = {id_of(cell): cell for cell in notebook.cells if kind_of(cell) == "answer"}
+    for name, source in answers.items():
+        known[name].source = source
+    return notebook
+
+
+def test_there_are_assignments() -> None:
+    """So that the tests below cannot pass with nothing to look at."""
+    assert NAMES
+
+
+@every
+def test_the_source_passes_its_own_tests(name: str) -> None:
+    made = assignment(name)
+    result = grade_notebook(made, made.notebook, HereChannel, Limits(seconds=60))
+    assert {t: (v.points, v.message) for t, v in result.verdicts.items()} == {
+        t: (p, "") for t, p in made.points.items()
+    }
+    assert result.notes == []
+
+
+@every
+def test_the_students_version_holds_no_solution_and_scores_nothing(name: str) -> None:
+    made = assignment(name)
+    handed_out = release(made)
+    text = nbformat.writes(handed_out)
+    for word in ("BEGIN SOLUTION", "END SOLUTION", "HIDDEN TESTS", "BEGIN HANDOUT"):
+        assert word not in text
+    for cell in made.notebook.cells:
+        for region in re.findall(r"### BEGIN HIDDEN TESTS\n(.*?)### END", cell.source, re.S):
+            assert not any(region.strip() in shown.source for shown in handed_out.cells)
+    assert set(points(made, handed_out).values()) == {0}
+
+
+@every
+def test_there_are_enough_mutants_and_right_answers(name: str) -> None:
+    assert len(about(name).MUTANTS) >= 8
+    assert len(about(name).CORRECT) >= 3
+    hit = {test for _, _, _, _, lost in about(name).MUTANTS for test, points in lost.items() if points}
+    assert hit == set(assignment(name).points), "a test that no mutant fails"
+
+
+@pytest.mark.parametrize("name, mutant, cell, old, new, lost", cases("MUTANTS"))
+def test_a_mutant_loses_exactly_its_points(
+    name: str, mutant: str, cell: str, old: str, new: str, lost: dict[str, float]
+) -> None:
+    made = assignment(name)
+    [right] = [c.source for c in made.cells("answer") if id_of(c) == cell]
+    assert right.count(old) == 1, "the mutant no longer fits the solution"
+    got = points(made, answered(made, {cell: right.replace(old, new)}))
+    assert {t: p - got[t] for t, p in made.points.items() if got[t] != p} == {
+        t: p for t, p in lost.items() if p
+    }
+
+
+@pytest.mark.parametrize(
+    "name, index", [(name, i) for name in NAMES for i in range(len(about(name).CORRECT))]
+)
+def test_a_right_answer_written_differently_loses_nothing(name: str, index: int) -> None:
+    made = assignment(name)
+    result = grade_notebook(made, answered(made, about(name).CORRECT[index]), HereChannel, Limits(seconds=60))
+    assert {t: (v.points, v.message) for t, v in result.verdicts.items()} == {
+        t: (p, "") for t, p in made.points.items()
+    }
+
+
+@every
+def test_last_years_numbers_are_wrong_this_year(name: str) -> None:
+    """Numbers typed in one year, as a student hands them on, are right then and wrong the year after."""
+    made, next_year = assignment(name), find(name, year=2027)
+    names: dict[str, Any] = {}
+    typed = {}
+    for cell in made.notebook.cells:
+        if kind_of(cell) in ("given", "answer"):
+            exec(cell.source, names)
+        if kind_of(cell) == "answer" and "BEGIN HANDOUT" in cell.source and "def " not in cell.source:
+            typed[id_of(cell)] = "\n".join(f"{n} = {names[n]!r}" for n in defined_names(cell.source))
+    assert points(made, answered(made, typed)) == made.points
+    got = points(next_year, answered(next_year, typed))
+    assert {t: p - got[t] for t, p in made.points.items() if got[t] != p} == about(name).YEARLY
+    assert points(next_year, next_year.notebook) == made.points
+
+
+@every
+def test_texts_state_points_and_minutes(name: str) -> None:
+    made = assignment(name)
+    text = "\n".join(cell.source for cell in made.notebook.cells if cell.cell_type == "markdown")
+    total = sum(made.points.values()) + sum(made.by_hand.values())
+    assert f"**Points** {total:g}" in text
+    minutes = [int(m) for m in re.findall(r"^## .*\b(\d+) minutes\)", text, re.M)]
+    questions = re.findall(r"^## Q", text, re.M)
+    assert len(minutes) == len(questions) and 60 <= sum(minutes) <= 120
+    assert f"**Time** {sum(minutes)} minutes" in text
+    for heading in re.findall(r"^## Q.*", text, re.M):
+        assert (
+            re.search(r"\(\d+ points( by hand)?, (easy|middle|hard), \d+ minutes\)", heading)
+            or "by hand" in heading
+        )
+
+
+def test_all_assignments_compare_in_the_same_way() -> None:
+    helpers = set()
+    for name in NAMES:
+        [cell] = [c.source for c in assignment(name).cells("given") if "def expect(" in c.source]
+        helpers.add(cell[cell.index("def same(") :])
+    assert len(helpers) == 1
+
+
+@every
+def test_outputs_are_not_committed(name: str) -> None:
+    cells = [cell for cell in assignment(name).notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in cells)
+
+
+@pytest.mark.required_in_ci
+@every
+def test_the_source_passes_in_the_sandbox(name: str, sandbox: None) -> None:
+    made = assignment(name)
+    limits = Limits(seconds=60, memory=4)
+    result = grade_notebook(made, made.notebook, lambda: ProcessChannel(limits), limits)
+    assert {t: (v.points, v.message) for t, v in result.verdicts.items()} == {
+        t: (p, "") for t, p in made.points.items()
+    }
+    assert result.state == "graded"
