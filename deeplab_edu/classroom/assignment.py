@@ -44,6 +44,7 @@ REFUSED = (
 SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n.*?^[ \t]*### END SOLUTION\n?", re.M | re.S)
 HANDOUT = re.compile(r"^[ \t]*### BEGIN HANDOUT\n(.*?)^[ \t]*### END HANDOUT\n?", re.M | re.S)
 HIDDEN = re.compile(r"^[ \t]*### BEGIN HIDDEN TESTS\n.*?^[ \t]*### END HIDDEN TESTS\n?", re.M | re.S)
+MARKER = re.compile(r"^[ \t]*###? *(BEGIN|END)\b", re.M)
 YEAR = re.compile(r"^YEAR = \d+", re.M)
 
 
@@ -183,7 +184,8 @@ def release(assignment: Assignment) -> Any:
     """The notebook for the students: no solution, no hidden test, no output; a copy.
 
     Raises:
-        AssignmentError: a line of a solution stands elsewhere too, in a test or in the text.
+        AssignmentError: a line of a solution stands elsewhere too, in a test or in the text; or a marker without its
+            other half.
     """
     notebook = copy.deepcopy(assignment.notebook)
     for cell in notebook.cells:
@@ -192,6 +194,8 @@ def release(assignment: Assignment) -> Any:
             cell.outputs, cell.execution_count = [], None
         if kind_of(cell) in ("test", "given", "demo"):
             cell.metadata["editable"] = cell.metadata["deletable"] = False
+    if any(MARKER.search(cell.source) for cell in notebook.cells):
+        raise AssignmentError(f"{assignment.name}: a `### BEGIN ...` or `### END ...` stands alone or is misspelt.")
     left = {line.strip() for cell in notebook.cells for line in cell.source.splitlines()}
     if shown := sorted(left & solution_lines(assignment)):
         raise AssignmentError(f"{assignment.name}: this line of a solution would be handed out: {shown[0]}")
@@ -210,8 +214,8 @@ def _without_answers(cell: Any) -> str:
 
 
 def solution_lines(assignment: Assignment) -> set[str]:
-    """Every line of the solutions that is long enough to tell something."""
+    """The lines of the solutions that tell something: no short ones, such as `step *= stride`, and no heads of loops."""
     cells = assignment.cells("answer")
     regions = [found[0] for cell in cells for found in SOLUTION.finditer(cell.source + "\n")]
     lines = {line.strip() for region in regions for line in region.splitlines()}
-    return {line for line in lines if len(line) > 8 and not line.startswith("###")}
+    return {line for line in lines if len(line) > 20 and not line.startswith("###") and line[-1] != ":"}
