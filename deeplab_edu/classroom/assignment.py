@@ -41,9 +41,11 @@ REFUSED = (
 )
 """What a submission may not import, since it holds answers. The sandbox does not have them either."""
 
-SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n.*?^[ \t]*### END SOLUTION\n?", re.M | re.S)
-HANDOUT = re.compile(r"^[ \t]*### BEGIN HANDOUT\n(.*?)^[ \t]*### END HANDOUT\n?", re.M | re.S)
-HIDDEN = re.compile(r"^[ \t]*### BEGIN HIDDEN TESTS\n.*?^[ \t]*### END HIDDEN TESTS\n?", re.M | re.S)
+SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION *\n.*?^[ \t]*### END SOLUTION *(?:\n|\Z)", re.M | re.S)
+HANDOUT = re.compile(r"^[ \t]*### BEGIN HANDOUT *\n(.*?)^[ \t]*### END HANDOUT *(?:\n|\Z)", re.M | re.S)
+HIDDEN = re.compile(
+    r"^[ \t]*### BEGIN HIDDEN TESTS *\n.*?^[ \t]*### END HIDDEN TESTS *(?:\n|\Z)", re.M | re.S
+)
 MARKER = re.compile(r"^[ \t]*###? *(BEGIN|END)\b", re.M)
 YEAR = re.compile(r"^YEAR = \d+", re.M)
 
@@ -195,7 +197,9 @@ def release(assignment: Assignment) -> Any:
         if kind_of(cell) in ("test", "given", "demo"):
             cell.metadata["editable"] = cell.metadata["deletable"] = False
     if any(MARKER.search(cell.source) for cell in notebook.cells):
-        raise AssignmentError(f"{assignment.name}: a `### BEGIN ...` or `### END ...` stands alone or is misspelt.")
+        raise AssignmentError(
+            f"{assignment.name}: a `### BEGIN ...` or `### END ...` stands alone or is misspelt."
+        )
     left = {line.strip() for cell in notebook.cells for line in cell.source.splitlines()}
     if shown := sorted(left & solution_lines(assignment)):
         raise AssignmentError(f"{assignment.name}: this line of a solution would be handed out: {shown[0]}")
@@ -214,8 +218,8 @@ def _without_answers(cell: Any) -> str:
 
 
 def solution_lines(assignment: Assignment) -> set[str]:
-    """The lines of the solutions that tell something: no short ones, such as `step *= stride`, and no heads of loops."""
+    """The lines of solutions that tell something: not `step *= stride` and heads of loops."""
     cells = assignment.cells("answer")
-    regions = [found[0] for cell in cells for found in SOLUTION.finditer(cell.source + "\n")]
+    regions = [found[0] for cell in cells for found in SOLUTION.finditer(cell.source)]
     lines = {line.strip() for region in regions for line in region.splitlines()}
     return {line for line in lines if len(line) > 20 and not line.startswith("###") and line[-1] != ":"}

@@ -315,9 +315,9 @@ def grade_notebook(
         if found := refused(them.imports()):
             result.reason = f"it imports {', '.join(found)}, which holds answers"
             return result
-        given = _given(assignment)
+        names = _given(assignment)
         for test in assignment.cells("test"):
-            result.verdicts[id_of(test)] = run_test(assignment, test, them, dict(given))
+            result.verdicts[id_of(test)] = run_test(assignment, test, them, names)
     except Stopped as stop:
         result.reason = f"{stop}; look at it by hand"
     finally:
@@ -336,12 +336,17 @@ def _given(assignment: Assignment) -> dict[str, Any]:
 
 
 def run_test(assignment: Assignment, test: Any, them: Student, names: dict[str, Any]) -> Verdict:
-    """Run one test cell: all its points, or none and the reason."""
+    """Run one test cell: all its points, or none and the reason. Tests share `names`, as cells of a notebook do."""
     most, cell = test.metadata.nbgrader.points, id_of(test)
     them.seconds = test.metadata.get("deeplab_edu", {}).get("seconds", 0)
+    wanted: set[str] = set()
+    found: dict[str, Any] = {}
     try:
         wanted = set().union(*assignment.answers.values())
-        names |= (found := them.get(wanted))
+        found = them.get(wanted)
+        for name in wanted:  # a function that the last worker still had may be gone
+            names.pop(name, None)
+        names |= found
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             exec(compile(test.source, f"test {cell}", "exec"), names)
         return Verdict(most, most)
