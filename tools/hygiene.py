@@ -170,6 +170,7 @@ def package_names() -> frozenset[str]:
     return frozenset(
         node.name
         for path in (REPOSITORY / "deeplab_edu").rglob("*.py")
+        if path.parent.name != "classroom"  # for teachers; notebooks have no use for it
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
     )

@@ -152,6 +152,17 @@ def test_texts_state_points_and_minutes(name: str) -> None:
         )
 
 
+def test_the_teaching_guide_lists_every_assignment() -> None:
+    guide = (SOURCES.parents[2] / "docs" / "teaching-guide.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| (a\d_\w+) \| (\d+) \| (\d+) \| (\d+) \|", guide, re.M)
+    for name, (_, minutes, total, by_hand) in zip(NAMES, listed, strict=True):
+        made = assignment(name)
+        text = "\n".join(cell.source for cell in made.notebook.cells)
+        assert f"**Time** {minutes} minutes. **Points** {total}, of which {by_hand} for words" in text
+        assert sum(made.by_hand.values()) == int(by_hand)
+    assert [row[0] for row in listed] == NAMES
+
+
 def test_all_assignments_compare_in_the_same_way() -> None:
     helpers = set()
     for name in NAMES:
