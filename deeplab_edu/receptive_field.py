@@ -264,6 +264,10 @@ class SpatialGraph:
                 paths[source] = more if counts else (more > 0).double()
         return paths[self.image] if counts else paths[self.image] > 0
 
+    def map_size(self, layer: str | None = None) -> tuple[int, int]:
+        """(rows, columns) of the layer's map."""
+        return tuple(self._node(layer).meta["value"].shape[2:])
+
     def receptive_field(self, layer: str | None = None) -> ReceptiveField:
         """See the function `receptive_field`."""
         target = self._node(layer)

@@ -726,3 +726,8 @@ def test_an_operation_without_rule_is_named(layer):
     ):
         tap_map(model, (8, 8), (0, 0))
     assert tap_map(model, (8, 8), (3, 4), layer="0").sum() == 1
+
+
+def test_the_size_of_a_layers_map():
+    graph = SpatialGraph(convs((3, 2, 1, 1), (3, 2, 0, 1)), (17, 12))
+    assert (graph.map_size("0"), graph.map_size()) == ((9, 6), (4, 2))
