@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import ArrayLike
@@ -169,9 +170,8 @@ def draw_taps(ax: Axes, layers: Sequence[tuple[int, int, int]], title: str = "")
     for level in range(len(layers), 0, -1):
         kernel, _, dilation = layers[level - 1]
         reach = (np.arange(kernel) - (kernel - 1) / 2) * dilation * jumps[level - 1]
-        for unit in seen:
-            for tap in unit + reach:
-                ax.plot([unit, tap], [level, level - 1], color="#888", lw=0.7, zorder=1)
+        lines = [[(unit, level), (unit + tap, level - 1)] for unit in seen for tap in reach]
+        ax.add_collection(LineCollection(lines, colors="#888", linewidths=0.7, zorder=1))
         ax.plot(sorted(seen), [level] * len(seen), "o", color=SERIES[0], markersize=5)
         seen = {float(unit + tap) for unit in seen for tap in reach}
     ax.plot(sorted(seen), [0] * len(seen), "s", color=SERIES[1], markersize=5)
