@@ -1,12 +1,44 @@
-"""What moves: live displays in a notebook, wired around the pure functions of `figures`."""
+"""What moves: live displays in a notebook, wired around the pure functions of `figures` and `field_figures`.
 
-from collections.abc import Callable
-from typing import Any
+An explorer is a panel of controls over pictures. It traces its models once and keeps the graphs, so that a redraw
+takes a fraction of a second. The widgets are imported when the first explorer is made.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
+import torch
+from matplotlib.cbook import get_sample_data
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-from deeplab_edu.figures import draw_history
+from deeplab_edu.cost import cost
+from deeplab_edu.data.augment import normalize
+from deeplab_edu.field_figures import (
+    Box,
+    draw_costs,
+    draw_field,
+    draw_tap_grid,
+    draw_units,
+    draw_weights,
+    largest_gap,
+    stack_counts,
+    weight_places,
+)
+from deeplab_edu.figures import draw_history, draw_taps
+from deeplab_edu.models import build_model
+from deeplab_edu.receptive_field import Field, SpatialGraph, effective_field, gaussian_fit, valid_weights
 from deeplab_edu.training import History
+
+if TYPE_CHECKING:
+    from deeplab_edu.widgets import Panel
 
 
 def live_curve(title: str, *, quiet: bool = False) -> Callable[[History], None] | None:
@@ -36,3 +68,371 @@ def live_curve(title: str, *, quiet: bool = False) -> Callable[[History], None] 
         handle.update(figure)
 
     return update
+
+
+def photograph(size: int) -> Tensor:
+    """(3, size, size) uint8: a photograph that matplotlib brings along, Grace Hopper in uniform."""
+    with open(get_sample_data("grace_hopper.jpg", asfileobj=False), "rb") as file:
+        return as_picture(file.read(), size)
+
+
+def as_picture(content: bytes, size: int) -> Tensor:
+    """(3, size, size) uint8 from a picture file: its middle square. Raises ValueError if it is no picture."""
+    try:
+        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError("this file is no picture that can be read; choose a JPEG or PNG") from error
+    return pil_to_tensor(ImageOps.fit(picture, (size, size)))
+
+
+# --- a stack of convolutions ---------------------------------------------------------------------------
+
+STACKS = {
+    "your own": None,
+    "plain: 1 1 1": (1, 1, 1),
+    "gridding: 2 2 2": (2, 2, 2),
+    "growing: 1 2 4": (1, 2, 4),
+    "hybrid: 1 2 5": (1, 2, 5),
+    "too far: 1 2 9": (1, 2, 9),
+    "exactly once: 1 3 9": (1, 3, 9),
+}
+
+
+def explore_taps(rates: Sequence[int] = (2, 2, 2), kernel: int = 3, stride: int = 1) -> Panel:
+    """Which pixels a stack of up to four convolutions reads: layers, kernel, stride, and the rate of each layer."""
+    from deeplab_edu.widgets import ClickImage, Panel, choice, slider
+
+    preset = choice(
+        "rates", list(STACKS), next((n for n, r in STACKS.items() if r == tuple(rates)), "your own")
+    )
+    layers = slider("layers", len(rates), 1, 4)
+    size, step = slider("kernel", kernel, 2, 5), slider("stride", stride, 1, 2)
+    own = [slider(f"rate, layer {i + 1}", r, 1, 12) for i, r in enumerate([*rates, *[1] * 4][:4])]
+    tree, grid = ClickImage(), ClickImage()
+
+    last = {"preset": preset.value}
+
+    def redraw() -> str:
+        chosen = STACKS[preset.value]
+        if chosen and preset.value != last["preset"]:
+            layers.value = len(chosen)
+            for control, rate in zip(own, chosen):
+                control.value = rate
+        for i, control in enumerate(own):
+            control.disabled = i >= layers.value
+        used = [control.value for control in own if not control.disabled]
+        if chosen and chosen != tuple(used):
+            preset.value = "your own"
+        last["preset"] = preset.value
+        return _show_stack(tree, grid, [(size.value, step.value, rate) for rate in used])
+
+    return Panel([preset, layers, size, step, *own], [tree, grid], redraw)
+
+
+def _show_stack(tree: Any, grid: Any, stack: list[tuple[int, int, int]]) -> str:
+    counts = stack_counts(stack)
+    seen, pixels = int((counts > 0).sum()), counts.numel()
+    side = len(counts)
+    words = f"reads {seen:,} of the {pixels:,} pixels of its {side} x {side} window ({seen / pixels:.0%})"
+    tree.show(
+        f"Lines from a unit down to the pixels that it reads. It {words}.",
+        (4.1, 3.75),
+        lambda ax: draw_taps(ax, stack, "along one axis"),
+        left=0.65,
+        bottom=0.5,
+    )
+    grid.show(
+        f"The window of the unit, brighter the more paths lead to a pixel. It {words}.",
+        (3.5, 3.75),
+        lambda ax: draw_tap_grid(ax, counts, f"{seen:,} of {pixels:,} pixels"),
+    )
+    kernel, stride, _ = stack[0]
+    return f"A unit <b>{words}</b>.{criterion([rate for *_, rate in stack], kernel, stride, seen == pixels)}"
+
+
+def criterion(rates: Sequence[int], kernel: int, stride: int, full: bool) -> str:
+    """A sentence that holds the criterion of hybrid dilation against what is the case."""
+    if stride > 1 or len(rates) < 2:
+        return ""
+    gap = largest_gap(rates)
+    passes = gap <= kernel
+    verdict = "which is right" if passes == full else "which is <b>wrong</b>"
+    return (
+        f" The criterion M2 &le; kernel ({gap} {'&le;' if passes else '&gt;'} {kernel}) says "
+        f"{'no holes' if passes else 'holes'}, {verdict}."
+    )
+
+
+# --- a pixel of a picture ------------------------------------------------------------------------------
+
+
+def follow(views: Sequence[Any], before: list[int]) -> list[int]:
+    """Pick in all views the pixel that was picked in one of them; `before` is where they were."""
+    moved = next((view.pixel for view in views if view.pixel != before), before)
+    for view in views:
+        view.pixel = moved
+    return moved
+
+
+class Lens:
+    """What the units of one layer of a model see, at one size of image; the layer is the output unless named."""
+
+    def __init__(self, model: nn.Module, size: tuple[int, int], layer: str | None = None) -> None:
+        self.model, self.size, self.layer = model, size, layer
+        self.graph = SpatialGraph(model, size)
+        self.map_size = self.graph.map_size(layer)
+        self.windows: list[Field | None] = [
+            None,
+            None,
+        ]  # of unit 0 along rows and columns, where units do not differ
+        try:
+            found = zip(*self.graph.receptive_field(layer))
+            self.windows = [Field(*axis) if None not in axis else None for axis in found]  # type: ignore[arg-type]
+        except ValueError:  # behind a layer that resizes
+            pass
+
+    def unit_at(self, pixel: Sequence[int]) -> tuple[int, int]:
+        """The unit whose window is centred nearest to the pixel."""
+        return self._unit(0, pixel[0]), self._unit(1, pixel[1])
+
+    def _unit(self, axis: int, pixel: int) -> int:
+        units, pixels, window = self.map_size[axis], self.size[axis], self.windows[axis]
+        place = pixel * (units - 1) / max(1, pixels - 1)
+        if window:
+            place = (pixel - window.center) / window.stride
+        return min(max(0, round(place)), units - 1)
+
+    def box(self, unit: tuple[int, int], taps: Tensor) -> Box:
+        """The theoretical window, or, where units differ, the smallest box around what the unit reads."""
+        down, across = self.windows
+        if down and across:
+            top, left = (i * window.stride - window.padding for i, window in zip(unit, (down, across)))
+            return Box(top, left, down.size, across.size)
+        rows, columns = (taps.any(1 - axis).nonzero()[:, 0] for axis in (0, 1))
+        if not len(rows):
+            return Box(0, 0, 0, 0)
+        top, left = int(rows[0]), int(columns[0])
+        return Box(top, left, int(rows[-1]) - top + 1, int(columns[-1]) - left + 1)
+
+    def effective(self, image: Tensor, unit: tuple[int, int]) -> Tensor | None:
+        """How much each pixel matters; None for a model without weights (on the meta device)."""
+        if any(p.is_meta for p in self.model.parameters()):
+            return None
+        device = next(self.model.parameters()).device
+        images = normalize(image)[None].to(device)
+        return effective_field(self.model, images, unit, self.layer).float().cpu()
+
+
+def explore_field(
+    models: Mapping[str, nn.Module | tuple[nn.Module, str]],
+    image: Tensor | None = None,
+    size: int = 128,
+    pixel: tuple[int, int] | None = None,
+) -> Panel:
+    """What the unit over a clicked pixel sees, in one model or in several side by side.
+
+    `models` maps a name to a model, or to a model and the layer to look at. `image` (3, H, W) uint8 is at first a
+    photograph of `size` pixels; the reader can open another. Models without weights show no effective field.
+    """
+    from ipywidgets import FileUpload, Layout
+
+    from deeplab_edu.widgets import ClickImage, Panel, tick
+
+    picture = {"now": photograph(size) if image is None else image}
+    rows, columns = picture["now"].shape[1:]
+    pairs = {name: m if isinstance(m, tuple) else (m, None) for name, m in models.items()}
+    lenses = {name: Lens(model, (rows, columns), layer) for name, (model, layer) in pairs.items()}
+    start = list(pixel or (rows // 2, columns // 2))
+    views = [ClickImage(extent=[rows, columns], pixel=start) for _ in lenses]
+    shown = {
+        "taps": tick("pixels that are read", True),
+        "field": tick("effective field", True),
+        "box": tick("theoretical window", True),
+    }
+    upload = FileUpload(accept="image/*", description="your picture", layout=Layout(width="150px"))
+    last = {"pixel": start}
+
+    def redraw() -> str:
+        if upload.value:
+            content, upload.value = bytes(upload.value[0]["content"]), ()
+            picture["now"] = (
+                as_picture(content, rows)
+                if rows == columns
+                else as_picture(content, max(rows, columns))[:, :rows, :columns]
+            )
+        last["pixel"] = moved = follow(views, last["pixel"])
+        lines = [
+            _show_view(view, name, lens, picture["now"], shown)
+            for view, (name, lens) in zip(views, lenses.items())
+        ]
+        return f"Pixel (row {moved[0]}, column {moved[1]}).<br>" + "<br>".join(lines)
+
+    return Panel([*shown.values(), upload], views, redraw)
+
+
+def smooth(field: Tensor) -> Tensor:
+    """Averages over a few neighbours: on one picture max pooling lets single pixels through, like salt."""
+    kernel = 2 * (max(field.shape) // 80) + 1
+    return F.avg_pool2d(field[None, None], kernel, 1, kernel // 2, count_include_pad=False)[0, 0]
+
+
+def _show_view(view: Any, name: str, lens: Lens, image: Tensor, shown: Mapping[str, Any]) -> str:
+    unit = lens.unit_at(view.pixel)
+    taps = lens.graph.tap_map(unit, lens.layer)
+    box = lens.box(unit, taps)
+    field = lens.effective(image, unit) if shown["field"].value else None
+    words = f"window {box.rows} x {box.columns} px, reads {int(taps.sum()):,} of the picture's {taps.numel():,} pixels"
+    if field is not None and field.sum() > 0:
+        spread = gaussian_fit(field).sigma
+        words += f"; standard deviation of what matters {spread[0]:.0f} x {spread[1]:.0f} px"
+    elif shown["field"].value:
+        words += (
+            "; no effective field without weights" if field is None else "; nothing in the picture moves it"
+        )
+    view.show(
+        f"{name}: what the unit over the pixel sees; {words}",
+        (3.85, 4.1),
+        lambda ax: draw_field(
+            ax,
+            image,
+            taps if shown["taps"].value else None,
+            field=None if field is None else smooth(field),
+            box=box if shown["box"].value else None,
+            unit=tuple(view.pixel),
+            margin=max(taps.shape) // 6,
+            title=f"{name}, unit {unit}",
+        ),
+    )
+    return f"<b>{name}</b>: {words}."
+
+
+# --- ASPP, and what its output stride costs ------------------------------------------------------------
+
+
+@cache
+def deeplab_v3(output_stride: int, rates: tuple[int, ...] = (6, 12, 18)) -> nn.Module:
+    """DeepLab v3 with ResNet-50 on the meta device: it has no weights, only a structure. `rates` at stride 16."""
+    with torch.device("meta"):
+        return build_model("deeplab_v3", backbone="resnet50", output_stride=output_stride, rates=rates)
+
+
+RATES = {"6 12 18 (paper)": (6, 12, 18), "3 6 9": (3, 6, 9), "12 24 36": (12, 24, 36), "1 2 3": (1, 2, 3)}
+THIRD = 3  # pictures of ASPP are drawn at a third of their size
+
+
+class Branches:
+    """The branches of ASPP in a `deeplab_v3`, traced at one size of image: what a clicked pixel gets from each."""
+
+    def __init__(self, output_stride: int, rates: tuple[int, ...], size: int) -> None:
+        model = deeplab_v3(output_stride, rates)
+        self.graph, self.stride, self.size = SpatialGraph(model, (size, size)), output_stride, size
+        layers = [
+            "head.branches.0",
+            *(f"head.branches.{i + 1}" for i in range(len(rates))),
+            "head.image_pooling",
+        ]
+        used = [0, *(max(1, rate * 16 // output_stride) for rate in rates), None]
+        self.rates = dict(zip(layers, used))
+
+    def unit_at(self, layer: str, pixel: Sequence[int]) -> tuple[int, int]:
+        rows, columns = self.graph.map_size(layer)
+        return min(round(pixel[0] / self.stride), rows - 1), min(round(pixel[1] / self.stride), columns - 1)
+
+    def title(self, layer: str, pixel: Sequence[int]) -> str:
+        """What the unit over `pixel` gets from the branch, in words."""
+        rate = self.rates[layer]
+        if not rate:
+            return "image mean: every pixel" if rate is None else "1x1: one weight"
+        valid = int(valid_weights(self.graph.map_size(layer), rate)[self.unit_at(layer, pixel)])
+        return f"rate {rate}: {valid} of 9 weights"
+
+    def draw(self, ax: Any, layer: str, image: Tensor, pixel: Sequence[int]) -> None:
+        """The same as a picture: `image` at a third of its size, path counts, and the places of the weights."""
+        unit, rate, margin = self.unit_at(layer, pixel), self.rates[layer], self.size // 4
+        paths = self.graph.tap_map(unit, layer, counts=True)
+        coarse = F.avg_pool2d(paths[None, None], THIRD)[0, 0] ** 2  # whose root is drawn
+        center = (unit[0] * self.stride, unit[1] * self.stride)
+        title = self.title(layer, pixel)
+        draw_field(ax, image, field=coarse, unit=center, margin=margin, scale=THIRD, title=title)
+        if rate:
+            draw_weights(ax, weight_places(center, rate * self.stride), (self.size, self.size), margin)
+
+
+def explore_aspp(image: Tensor | None = None, size: int = 513, pixel: tuple[int, int] | None = None) -> Panel:
+    """What each branch of DeepLab v3's ASPP contributes at a clicked pixel: its weights on the picture and off it.
+
+    `image` (3, size, size) uint8, by default a photograph. Orange is brighter the more paths lead to a pixel.
+    """
+    from deeplab_edu.widgets import ClickImage, Panel, choice
+
+    picture = photograph(size) if image is None else image
+    small = F.avg_pool2d(picture.float(), THIRD)
+    size = picture.shape[1]
+    stride = choice("output stride", [8, 16, 32], 16)
+    rates = choice("rates", list(RATES), next(iter(RATES)))
+    start = list(pixel or (size // 2, size // 2))
+    views = [ClickImage(extent=[size, size], pixel=start, step=stride.value) for _ in range(5)]
+    last = {"pixel": start}
+    branches = cache(Branches)
+
+    def redraw() -> str:
+        last["pixel"] = follow(views, last["pixel"])
+        now = branches(stride.value, RATES[rates.value], size)
+        said = [now.title(layer, last["pixel"]) for layer in now.rates]
+        for i, (view, layer) in enumerate(zip(views, now.rates)):
+            view.step = stride.value
+            draw = partial(now.draw, layer=layer, image=small, pixel=view.pixel)
+            view.show(f"ASPP branch {i + 1} of 5 at the chosen pixel: {said[i]}", (2.45, 2.72), draw)
+        row, column = last["pixel"]
+        units = now.graph.map_size("head")
+        return (
+            f"Pixel (row {row}, column {column}) on a map of {units[0]} x {units[1]} units. <b>{'; '.join(said)}</b>. "
+            "Rings: weights that meet the map; crosses: weights that meet zeros."
+        )
+
+    return Panel([stride, rates], views, redraw)
+
+
+def explore_output_stride(
+    build: Callable[[int], nn.Module] = deeplab_v3,
+    strides: Sequence[int] = (32, 16, 8),
+    image: Tensor | None = None,
+) -> Panel:
+    """What a finer output stride costs in work and memory, and what it buys: units on the picture.
+
+    `build` makes the model for an output stride; on the meta device it takes no time. `image` (3, H, W) uint8.
+    """
+    from deeplab_edu.widgets import ClickImage, Panel, choice
+
+    stride = choice("output stride", list(strides), strides[len(strides) // 2])
+    size = choice("image side, px", [257, 321, 513, 769], 513)
+    units, bars = ClickImage(), ClickImage()
+    costs = cache(lambda stride, size: cost(build(stride), (size, size)))
+
+    @cache
+    def picture(side: int) -> Any:
+        return photograph(side) if image is None else ImageOps.fit(to_pil_image(image), (side, side))
+
+    def redraw() -> str:
+        side, chosen = size.value, f"stride {stride.value}"
+        found = {f"stride {s}": costs(s, side) for s in strides}
+        per_side = -(-side // stride.value)
+        words = f"{per_side} x {per_side} units on {side} x {side} pixels"
+        units.show(
+            f"{chosen}: {words}", (3.6, 3.87), lambda ax: draw_units(ax, picture(side), stride.value, words)
+        )
+        flops, kept = found[chosen]
+        first = found[f"stride {strides[0]}"]
+        said = (
+            f"{chosen}: a forward pass takes {flops / 1e9:,.0f} GFLOP ({flops / first.flops:.1f} times stride "
+            f"{strides[0]}), training keeps {kept / 2**20:,.0f} MiB an image ({kept / first.kept_bytes:.1f} times)"
+        )
+        bars.show(
+            said,
+            (4.1, 3.87),
+            lambda ax: draw_costs(ax, found, chosen, "work (blue), memory in training (orange)"),
+            left=0.75,
+        )
+        return f"<b>{said}</b>."
+
+    return Panel([stride, size], [units, bars], redraw)

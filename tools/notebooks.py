@@ -55,13 +55,19 @@ def clean(notebook: Any) -> None:
     for cell in notebook.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k in KEPT_CELL_METADATA}
         if cell.cell_type == "code":
-            cell.outputs = [_cleaned(o) for o in cell.outputs if hygiene.WIDGET_VIEW not in o.get("data", {})]
+            cell.outputs = [_cleaned(o) for o in cell.outputs if not _needs_kernel(o)]
             if cell.execution_count is not None:
                 count += 1
                 _renumber(cell, count)
 
 
+def _needs_kernel(output: Any) -> bool:
+    """Whether only a kernel can show it: a widget that brings no picture of itself."""
+    return hygiene.WIDGET_VIEW in output.get("data", {}) and "image/png" not in output.data
+
+
 def _cleaned(output: Any) -> Any:
+    output.get("data", {}).pop(hygiene.WIDGET_VIEW, None)
     if output.output_type == "error":  # the frames of a traceback name files of this machine
         output.traceback = [f"{output.ename}: {output.evalue}"]
     if png := output.get("data", {}).get("image/png"):
