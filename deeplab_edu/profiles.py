@@ -111,7 +111,7 @@ PROFILES: dict[str, Profile] = {
         model_options={"backbone": "tiny", "width": 12},
         learning_rate=8e-3,
         quiet=True,
-        minutes={"00_start_here": 0.5, "01_dense_prediction": 1, "02_fcn": 0.7},
+        minutes={"00_start_here": 0.5, "01_dense_prediction": 1, "02_fcn": 0.7, "03_receptive_fields": 0.7},
         accept={
             "00_first_miou": 0.12,
             "01_fcn_miou": 0.08,
@@ -119,6 +119,8 @@ PROFILES: dict[str, Profile] = {
             "02_fcn8s_miou": 0.15,
             "02_thin_gain": 0.05,
             "02_trimap3_gain": 0.03,
+            "03_seen": 0.9,
+            "03_hybrid_gain": 0.3,
         },
     ),
     "cpu": _profile(
@@ -134,7 +136,7 @@ PROFILES: dict[str, Profile] = {
         model_options={"backbone": "tiny", "width": 16},
         learning_rate=8e-3,
         quiet=False,
-        minutes={"00_start_here": 1, "01_dense_prediction": 3, "02_fcn": 3},
+        minutes={"00_start_here": 1, "01_dense_prediction": 3, "02_fcn": 3, "03_receptive_fields": 0.7},
         accept={
             "00_first_miou": 0.12,
             "01_fcn_miou": 0.25,
@@ -142,6 +144,8 @@ PROFILES: dict[str, Profile] = {
             "02_fcn8s_miou": 0.35,
             "02_thin_gain": 0.1,
             "02_trimap3_gain": 0.05,
+            "03_seen": 0.9,
+            "03_hybrid_gain": 0.3,
         },
     ),
     "gpu": _profile(
@@ -170,6 +174,8 @@ PROFILES: dict[str, Profile] = {
             "02_fcn8s_miou": 0.5,
             "02_thin_gain": 0.1,
             "02_trimap3_gain": 0.05,
+            "03_seen": 0.9,
+            "03_hybrid_gain": 0.3,
         },
     ),
 }
