@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from deeplab_edu.cli_train import load_run
 from deeplab_edu.data import photos
 from deeplab_edu.data.labels import CAMVID, PETS, SCENES, VOC, LabelSet, voc_palette
 from deeplab_edu.figures import add_class_legend
@@ -262,24 +263,6 @@ def load_network(arguments: argparse.Namespace) -> tuple[nn.Module, LabelSet, di
     options = dict(map(_option, arguments.option))
     model = build_model(arguments.model, labels.num_classes, weights=arguments.weights, **options)
     return model.eval(), labels, {**own, "options": options}
-
-
-def load_run(folder: Path) -> tuple[nn.Module, LabelSet]:
-    """The trained network of a run folder, in evaluation mode, and its classes.
-
-    Raises FileNotFoundError where there is no run, or one that is not finished.
-    """
-    if not (folder / "model.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no run of `python -m deeplab_edu train` (no model.json).")
-    weights = folder / "weights.safetensors"
-    if not weights.is_file():
-        raise FileNotFoundError(
-            f"The run in {folder} is not finished; train it to the end with the same command."
-        )
-    told = json.loads((folder / "model.json").read_text())
-    labels = told["labels"]
-    model = build_model(told["name"], told["num_classes"], weights=weights, **told["options"])
-    return model.eval(), LabelSet(tuple(labels["names"]), tuple(map(tuple, labels["colors"])))
 
 
 def read_labels(text: str) -> LabelSet:
