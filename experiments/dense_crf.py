@@ -3,8 +3,8 @@
     python experiments/dense_crf.py --profile cpu --seeds 0 1 2
 
 For each kind of scene the CRF's parameters are those of a small grid with the best mIoU on validation scenes, for the
-first seed's network; scores before and after are on test scenes, on which nothing was chosen. `published` is the preset "v1" without
-any choosing, its widths scaled from pictures of 500 px to these. Writes results/dense_crf.<profile>.json.
+first seed's network; scores before and after are on test scenes, on which nothing was chosen. `published` is the preset
+"v1" without any choosing, its widths scaled from pictures of 500 px to these. Writes results/dense_crf.<profile>.json.
 """
 
 import argparse
