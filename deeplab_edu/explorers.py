@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.cbook import get_sample_data
+from matplotlib.figure import Figure
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from deeplab_edu.cost import cost
+from deeplab_edu.crf import DenseCRF
 from deeplab_edu.data.augment import normalize
+from deeplab_edu.data.labels import LabelSet
 from deeplab_edu.field_figures import (
     Box,
     draw_costs,
@@ -32,7 +35,7 @@ from deeplab_edu.field_figures import (
     stack_counts,
     weight_places,
 )
-from deeplab_edu.figures import draw_history, draw_taps
+from deeplab_edu.figures import draw_errors, draw_history, draw_image, draw_labels, draw_taps
 from deeplab_edu.models import build_model
 from deeplab_edu.receptive_field import Field, SpatialGraph, effective_field, gaussian_fit, valid_weights
 from deeplab_edu.training import History
@@ -436,3 +439,58 @@ def explore_output_stride(
         return f"<b>{said}</b>."
 
     return Panel([stride, size], [units, bars], redraw)
+
+
+# --- the dense CRF -------------------------------------------------------------------------------------
+
+CRF_SLIDERS = {  # lowest, highest, step
+    "w1": (0, 12, 0.5),
+    "theta_alpha": (1, 60, 1),
+    "theta_beta": (1, 60, 1),
+    "w2": (0, 12, 0.5),
+    "theta_gamma": (0.5, 10, 0.5),
+    "iterations": (0, 15, 1),
+}
+
+
+def explore_crf(image: Tensor, probabilities: Tensor, labels: LabelSet, start: DenseCRF) -> Any:
+    """Sliders for the parameters of a dense CRF, and what it makes of `probabilities` (C, H, W) on `image`.
+
+    `image` is (3, H, W) uint8. Two pictures are drawn: labels afterwards, and the pixels that changed.
+    """
+    from ipywidgets import Dropdown, FloatSlider, HBox, Image, IntSlider, VBox
+
+    controls: dict[str, Any] = {}
+    for name, (low, high, step) in CRF_SLIDERS.items():
+        kind = IntSlider if name == "iterations" else FloatSlider
+        value = min(max(getattr(start, name), low), high)
+        controls[name] = kind(value, min=low, max=high, step=step, description=name)
+    controls["normalization"] = Dropdown(
+        options=["after", "symmetric"], value=start.normalization, description="K' is"
+    )
+    picture = Image(format="png")
+
+    def redraw(_: object = None) -> None:
+        crf = DenseCRF(**{name: control.value for name, control in controls.items()})
+        picture.value = crf_picture(image, probabilities, labels, crf)
+
+    for control in controls.values():
+        control.continuous_update = False
+        control.observe(redraw, "value")
+    redraw()
+    return HBox([VBox(list(controls.values())), picture])
+
+
+def crf_picture(image: Tensor, probabilities: Tensor, labels: LabelSet, crf: DenseCRF) -> bytes:
+    """A PNG of what `crf` changes: the picture, labels before and after, and where they differ."""
+    before, after = probabilities.argmax(0), crf.refine(image, probabilities).argmax(0)
+    figure = Figure((8.4, 2.4), dpi=80, layout="constrained")
+    axes = figure.subplots(1, 4)
+    draw_image(axes[0], image, "picture")
+    draw_labels(axes[1], before, labels, "network")
+    draw_labels(axes[2], after, labels, "after the CRF")
+    changed = (before != after).float().mean()
+    draw_errors(axes[3], after, before, f"{100 * changed:.1f} % changed")
+    buffer = io.BytesIO()
+    figure.savefig(buffer)
+    return buffer.getvalue()

@@ -121,6 +121,9 @@ PROFILES: dict[str, Profile] = {
             "02_trimap3_gain": 0.03,
             "03_seen": 0.9,
             "03_hybrid_gain": 0.3,
+            "04_largefov_miou": 0.15,
+            "04_big_gain": 0.02,
+            "05_trimap1_gain": 0.03,
         },
     ),
     "cpu": _profile(
@@ -146,6 +149,9 @@ PROFILES: dict[str, Profile] = {
             "02_trimap3_gain": 0.05,
             "03_seen": 0.9,
             "03_hybrid_gain": 0.3,
+            "04_largefov_miou": 0.5,
+            "04_big_gain": 0.03,
+            "05_trimap1_gain": 0.05,
         },
     ),
     "gpu": _profile(
@@ -176,6 +182,9 @@ PROFILES: dict[str, Profile] = {
             "02_trimap3_gain": 0.05,
             "03_seen": 0.9,
             "03_hybrid_gain": 0.3,
+            "04_largefov_miou": 0.5,
+            "04_big_gain": 0.0,
+            "05_trimap1_gain": 0.05,
         },
     ),
 }
