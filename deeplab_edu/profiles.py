@@ -111,7 +111,14 @@ PROFILES: dict[str, Profile] = {
         model_options={"backbone": "tiny", "width": 12},
         learning_rate=8e-3,
         quiet=True,
-        minutes={"00_start_here": 0.5, "01_dense_prediction": 1, "02_fcn": 0.7, "03_receptive_fields": 0.7},
+        minutes={
+            "00_start_here": 0.5,
+            "01_dense_prediction": 1,
+            "02_fcn": 0.7,
+            "03_receptive_fields": 0.7,
+            "04_deeplab_v1_atrous": 1,
+            "05_dense_crf": 1,
+        },
         accept={
             "00_first_miou": 0.12,
             "01_fcn_miou": 0.08,
@@ -139,7 +146,14 @@ PROFILES: dict[str, Profile] = {
         model_options={"backbone": "tiny", "width": 16},
         learning_rate=8e-3,
         quiet=False,
-        minutes={"00_start_here": 1, "01_dense_prediction": 3, "02_fcn": 3, "03_receptive_fields": 0.7},
+        minutes={
+            "00_start_here": 1,
+            "01_dense_prediction": 3,
+            "02_fcn": 3,
+            "03_receptive_fields": 0.7,
+            "04_deeplab_v1_atrous": 4,
+            "05_dense_crf": 2,
+        },
         accept={
             "00_first_miou": 0.12,
             "01_fcn_miou": 0.25,

@@ -1,10 +1,14 @@
 """Explorers: silent outside a notebook, alive inside one."""
 
 import pytest
+import torch
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
-from deeplab_edu.explorers import live_curve
+from deeplab_edu import explorers
+from deeplab_edu.crf import DenseCRF
+from deeplab_edu.data.labels import LabelSet
+from deeplab_edu.explorers import CRF_SLIDERS, crf_picture, explore_crf, live_curve
 
 START = """
 from pathlib import Path
@@ -71,3 +75,53 @@ def test_a_run_that_is_loaded_shows_nothing(cells):
 
 def test_a_quiet_profile_has_no_curve(cells):
     assert cells[4].outputs[0].text == "None\n"
+
+
+# --- the dense CRF -------------------------------------------------------------------------------------
+
+SPLIT = LabelSet(("left", "right"), ((0, 0, 0), (255, 255, 255)))
+
+
+@pytest.fixture
+def halves() -> tuple[torch.Tensor, torch.Tensor]:
+    """A picture, dark on the left of column 8, and probabilities whose border lies three columns too far right."""
+    image = torch.full((3, 12, 16), 200, dtype=torch.uint8)
+    image[..., :8] = 20
+    left = torch.full((12, 16), 0.2)
+    left[:, :11] = 0.6
+    left[:, :8] = 0.9
+    return image, torch.stack([left, 1 - left])
+
+
+def test_every_control_of_the_crf_redraws(halves):
+    explorer = explore_crf(*halves, SPLIT, DenseCRF(4, 8, 20, 1, 1))
+    panel, picture = explorer.children
+    assert len(panel.children) == 7
+    for control in panel.children:
+        before, picture.value = bytes(picture.value), b""
+        control.value = control.options[1] if hasattr(control, "options") else control.max
+        assert bytes(picture.value).startswith(b"\x89PNG"), control.description
+        assert before.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", [*CRF_SLIDERS])
+def test_the_ends_of_every_slider_are_settings(halves, name):
+    for end in CRF_SLIDERS[name][:2]:
+        crf = DenseCRF(**{"w1": 4, "theta_alpha": 8, "theta_beta": 20, "w2": 1, "theta_gamma": 1, name: end})
+        assert crf_picture(*halves, SPLIT, crf).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("w1, share", [(6, "18.8 % changed"), (0, "0.0 % changed")])
+def test_the_picture_of_the_crf_says_how_much_it_changed(halves, monkeypatch, w1, share):
+    """Three of sixteen columns move to their side of the edge; without weights none does."""
+    titles = []
+    monkeypatch.setattr(explorers, "draw_errors", lambda ax, after, before, title: titles.append(title))
+    crf_picture(*halves, SPLIT, DenseCRF(w1, 8, 20, 0, 1))
+    assert titles == [share]
+
+
+def test_a_start_outside_the_sliders_is_moved_to_their_ends(halves):
+    explorer = explore_crf(*halves, SPLIT, DenseCRF(4, 121, 5, 3, 3, normalization="symmetric"))
+    values = {control.description: control.value for control in explorer.children[0].children}
+    assert values["theta_alpha"] == 60
+    assert values["K' is"] == "symmetric"

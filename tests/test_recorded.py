@@ -15,7 +15,10 @@ TOP = Path(__file__).resolve().parent.parent
 NEEDED = {"command", "profile", "date", "code", "seeds", "recipe", "machine", "measured"}
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("fcn_ladder.*.json")), ids=lambda p: p.stem)
+LADDERS = [path for name in ("fcn_ladder", "deeplab_v1") for path in sorted(FOLDER.glob(f"{name}.*.json"))]
+
+
+@pytest.mark.parametrize("path", LADDERS, ids=lambda p: p.stem)
 def test_a_result_says_how_it_was_measured(path):
     result = json.loads(path.read_text())
     assert result.keys() >= NEEDED
