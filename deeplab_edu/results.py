@@ -29,7 +29,16 @@ DECIDES = (  # what a number can depend on
     "training.py",
     "profiles.py",
 )
-SHOWN = (*DECIDES, "crf.py", "explorers.py", "figures.py", "receptive_field.py")  # or a notebook
+SHOWN = (  # or a notebook
+    *DECIDES,
+    "cost.py",
+    "crf.py",
+    "explorers.py",
+    "field_figures.py",
+    "figures.py",
+    "receptive_field.py",
+    "widgets.py",
+)
 
 
 def machine() -> dict[str, Any]:

@@ -63,6 +63,18 @@ def test_receptive_field(run, capsys):
     saved = run("receptive_field", "--repetitions", "1", "--save")
     assert all(0 < arm["low"] <= arm["median"] <= arm["high"] for arm in saved["measured"].values())
     assert "| click on a branch | " in capsys.readouterr().out
+    assert {"257 px: click", "257 px: gradient"} <= set(saved["measured"])
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_torchlens_is_asked_where_it_is_installed(timing, monkeypatch, installed):
+    import receptive_field
+
+    monkeypatch.setattr(receptive_field.importlib.util, "find_spec", lambda name: installed or None)
+    monkeypatch.setattr(receptive_field, "ask_torchlens", lambda: {"trace": 2.0, "click": 1.0})
+    monkeypatch.setattr(receptive_field, "interleave", lambda arms, repetitions: {})
+    expected = {"257 px: TorchLens, trace": [2.0] * 3, "257 px: TorchLens, click": [1.0] * 3}
+    assert receptive_field.rivals(3) == (expected if installed else {})
 
 
 def test_arms_take_turns_and_a_first_call_is_not_counted(timing):
