@@ -21,7 +21,7 @@ from deeplab_edu.figures import STYLE
 
 HERE = Path(__file__).resolve().parent
 DPI = 96  # CSS pixels an inch
-STILL_DPI = 80  # of what a saved notebook keeps: as the course's other figures
+STILL_DPI = 72  # of what a saved notebook keeps, which must stay small
 WRAP = Layout(display="flex", flex_flow="row wrap", align_items="flex-start", width="100%")
 
 
@@ -117,7 +117,7 @@ class Panel(VBox):
             self.drawing = False
 
     def still(self) -> bytes:
-        """A PNG of all pictures side by side, at the resolution of the course's figures."""
+        """A PNG of all pictures side by side, for notebooks that are saved."""
         shown = [Image.open(io.BytesIO(p.png)).convert("RGB") for p in self.pictures]
         whole = Image.new("RGB", (sum(i.width for i in shown), max(i.height for i in shown)), "white")
         left = 0

@@ -107,7 +107,7 @@ def test_an_explorer_brings_a_still_picture_of_all_its_pictures():
     data = bundle[0] if isinstance(bundle, tuple) else bundle
     assert base64.b64decode(data["image/png"]) == panel.still()
     widths = [size_of(picture.png)[0] for picture in panel.pictures]
-    assert size_of(panel.still())[0] == round(sum(widths) * 80 / 96) and widths[0] > 300
+    assert size_of(panel.still())[0] == round(sum(widths) * 72 / 96) and widths[0] > 300
     assert data["text/plain"].startswith("An explorer; run this cell to use it. Lines from a unit")
     assert "application/vnd.jupyter.widget-view+json" in data
 
