@@ -51,7 +51,7 @@ def cells(tmp_path_factory) -> list:
     sources = [START, LOOK, "train(2.0)", "train()", "print(explorers.live_curve('FCN-8s', quiet=True))"]
     notebook = new_notebook(cells=[new_code_cell(source) for source in sources])
     resources = {"metadata": {"path": str(tmp_path_factory.mktemp("kernel"))}}
-    client = NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources)
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources)
     return client.execute().cells
 
 
