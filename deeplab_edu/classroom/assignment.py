@@ -30,14 +30,8 @@ SOURCES = Path(__file__).resolve().parents[2] / "notebooks" / "assignments" / "s
 REFUSED = (
     *("deeplab_edu.models", "deeplab_edu.metrics", "deeplab_edu.crf", "deeplab_edu.receptive_field"),
     *("deeplab_edu.inference", "deeplab_edu.training", "deeplab_edu.classroom"),
-    *(
-        "torchvision.models.segmentation",
-        "torchvision.ops.misc",
-        "torchmetrics",
-        "timm",
-        "sklearn",
-        "pydensecrf",
-    ),
+    *("torchvision.models.segmentation", "segmentation_models_pytorch"),
+    *("torchmetrics", "timm", "sklearn", "pydensecrf"),
 )
 """What a submission may not import, since it holds answers. The sandbox does not have them either."""
 

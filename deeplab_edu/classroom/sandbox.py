@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import site
 import socket
 import subprocess
 import sys
@@ -23,7 +24,14 @@ from . import worker
 PACKAGE = Path(__file__).resolve().parents[1]
 GIVEN = ("__init__.py", "data")  # parts of the package that a submission may import
 COURSE = Path("/course")  # where they lie inside
-ANSWERS = ("torchvision/models/segmentation", "torchmetrics", "timm", "sklearn", "pydensecrf")
+ANSWERS = (
+    "torchvision/models/segmentation",
+    "torchmetrics",
+    "timm",
+    "sklearn",
+    "pydensecrf",
+    "segmentation_models_pytorch",
+)
 """Parts of site-packages that hold answers; `assignment.REFUSED` says so to the student."""
 
 
@@ -72,15 +80,8 @@ def check_sandbox() -> None:
 
 def command(limits: Limits) -> list[str]:
     """The bwrap command line up to the program. Order matters: later mounts lie over earlier ones."""
-    home, prefix = Path(sys.base_prefix), Path(sys.prefix)
-    args = [
-        "bwrap",
-        "--unshare-pid",
-        "--unshare-net",
-        "--unshare-ipc",
-        "--unshare-uts",
-        "--unshare-cgroup-try",
-    ]
+    args = [shutil.which("bwrap") or "bwrap"]
+    args += [f"--unshare-{part}" for part in ("pid", "net", "ipc", "uts", "cgroup-try")]
     args += ["--die-with-parent", "--new-session", "--clearenv"]
     if os.getuid() == 0:  # the worker changes to a real, unprivileged user id: see worker.confine
         args += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
@@ -91,15 +92,12 @@ def command(limits: Limits) -> list[str]:
         args += ["--symlink", f"usr/{link}", f"/{link}"]
     args += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--proc", "/proc", "--dev", "/dev"]
     args += ["--perms", "1777", "--size", str(limits.tmp), "--tmpfs", "/tmp"]
-    for folder in {home, prefix} - {Path("/usr")}:
+    for folder in sorted({Path(sys.base_prefix), Path(sys.prefix)} - {Path("/usr")}):
         args += parents_of(folder) + ["--ro-bind", str(folder), str(folder)]
-    for hidden in _answers(prefix):
+    for hidden in _answers():
         args += ["--perms", "0755", "--tmpfs", str(hidden), "--remount-ro", str(hidden)]
-    args += parents_of(COURSE / "deeplab_edu" / "any") + [
-        "--ro-bind",
-        str(worker.__file__),
-        str(COURSE / "worker.py"),
-    ]
+    args += parents_of(COURSE / "deeplab_edu" / "any")
+    args += ["--ro-bind", str(worker.__file__), str(COURSE / "worker.py")]
     for part in GIVEN:
         args += ["--ro-bind", str(PACKAGE / part), str(COURSE / "deeplab_edu" / part)]
     for name, value in environment().items():
@@ -113,8 +111,9 @@ def parents_of(folder: Path) -> list[str]:
     return [word for parent in parents for word in ("--perms", "0755", "--dir", str(parent))]
 
 
-def _answers(prefix: Path) -> list[Path]:
-    return [path for name in ANSWERS for path in prefix.glob(f"lib/python3*/site-packages/{name}")]
+def _answers() -> list[Path]:
+    folders = [Path(folder) / name for folder in site.getsitepackages() for name in ANSWERS]
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def environment() -> dict[str, str]:

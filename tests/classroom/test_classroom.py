@@ -218,6 +218,25 @@ def test_two_files_of_one_student_are_two_rows(source: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    "names, state",
+    [
+        (["toy.ipynb"], "graded"),
+        (["folder/toy.ipynb", "__MACOSX/._toy.ipynb", "notes.txt"], "graded"),
+        ([], "not graded: a zip file with no notebook"),
+        (["a.ipynb", "b.ipynb"], "not graded: a zip file with more than one notebook"),
+    ],
+)
+def test_a_students_zip_file_holds_one_notebook(
+    names: list[str], state: str, source: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in/kim.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, nbformat.writes(submission()))
+    assert run_grade(source, tmp_path / "in", tmp_path / "out")["kim"]["state"] == state
+
+
+@pytest.mark.parametrize(
     "name, wanted",
     [
         ("=HYPERLINK(1)", "_HYPERLINK(1)"),
