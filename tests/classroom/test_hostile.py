@@ -83,12 +83,14 @@ CASES = {
     ),
     # --- memory, processes, output
     "memory": Case(
-        (0, 4), "more than 1 GB", "def double(x):\n    hog = []\n    while True: hog.append(bytearray(10**8))"
+        (0, 4),
+        "more than 0.4 GB",
+        "def double(x):\n    hog = []\n    while True: hog.append(bytearray(10**8))",
     ),
     "memory_at_once": Case((0, 4), "MemoryError", "def double(x):\n    return bytearray(10**11)"),
     "memory_of_many": Case(
         (0, 4),
-        "more than 1 GB",
+        "more than 0.4 GB",
         dedent("""\
             import os, time
             def double(x):
@@ -134,7 +136,7 @@ CASES = {
         "graded$",
         f"{DOUBLE}\nimport os\nfor _ in range(3000): os.write(1, b'x' * 10**5)\nprint('x' * 10**7)",
     ),
-    "huge_answer": Case((0, 4), "too large", "def double(x):\n    return 'x' * 10**8"),
+    "huge_answer": Case((0, 4), "too large", "def double(x):\n    return 'x' * (7 * 10**7)"),
     "huge_error": Case((0, 4), "xxx", "def double(x):\n    raise ValueError('x' * 10**8)"),
     "deep_answer": Case(
         (0, 4),
@@ -306,7 +308,7 @@ CASES = {
     ),
     "endless_reply": Case(
         (0, 4),
-        "sent too much|longer|more than 1 GB",
+        "sent too much|longer|more than 0.4 GB",
         dedent("""\
             import os
             def double(x):
@@ -410,7 +412,7 @@ class Batch:
     def grade(self) -> None:
         self.before = self.fingerprint()
         arguments = ["grade", "toy", str(self.submissions), str(self.out), "--source", str(self.source)]
-        assert main([*arguments, "--seconds", "8", "--memory", "1"]) == 0
+        assert main([*arguments, "--seconds", "8", "--memory", "0.4"]) == 0
         self.after = self.fingerprint()
 
 
@@ -528,7 +530,7 @@ def test_an_ordinary_user_is_contained_too(batch: Batch, tmp_path: Path) -> None
         str(own / "in"),
         str(own / "out"),
     ]
-    command += ["--source", str(own / "source"), "--seconds", "8", "--memory", "1"]
+    command += ["--source", str(own / "source"), "--seconds", "8", "--memory", "0.4"]
     done = subprocess.run([*room, *user, *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for name in AS_USER:
