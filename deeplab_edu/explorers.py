@@ -9,6 +9,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
+
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -42,6 +49,17 @@ from deeplab_edu.training import History
 
 if TYPE_CHECKING:
     from deeplab_edu.widgets import Panel
+
+
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from deeplab_edu.data.augment import normalize
+from deeplab_edu.figures import draw_history, draw_prediction
+from deeplab_edu.training import History
+
+if TYPE_CHECKING:
+    from ipywidgets import VBox
 
 
 def live_curve(title: str, *, quiet: bool = False) -> Callable[[History], None] | None:
@@ -494,3 +512,61 @@ def crf_picture(image: Tensor, probabilities: Tensor, labels: LabelSet, crf: Den
     buffer = io.BytesIO()
     figure.savefig(buffer)
     return buffer.getvalue()
+
+
+def explore_decoder(v3: nn.Module, v3plus: nn.Module, scenes: Any, pictures: int = 12) -> VBox:
+    """Two trained networks, v3 without and v3+ with a decoder: labels at three output strides, low-level channels cut.
+
+    `scenes` is a data set of (image, mask) with `.labels`; its first `pictures` can be leafed through.
+    """
+    from ipywidgets import HBox, Image, IntSlider, ToggleButton, ToggleButtons, VBox
+
+    all_channels = v3plus.low_level[0].out_channels  # type: ignore[index, union-attr]
+    decoder = ToggleButton(True, description="decoder")
+    channels = IntSlider(all_channels, 0, all_channels, description="low-level", continuous_update=False)
+    strides = [("stride 32", 32), ("stride 16", 16), ("stride 8", 8)]
+    stride = ToggleButtons(options=strides, value=16, style={"button_width": "80px"})
+    number = IntSlider(0, 0, min(pictures, len(scenes)) - 1, description="scene", continuous_update=False)
+    shown = Image(format="png")
+
+    def redraw(_: object = None) -> None:
+        channels.disabled = not decoder.value
+        model, cut = (v3plus, channels.value) if decoder.value else (v3, None)
+        image, target = scenes[number.value]
+        with switched(model, stride.value, cut):
+            labels = labels_of(model, image)
+        title = f"v3+, {cut} of {all_channels} channels" if decoder.value else "v3, no decoder"
+        figure = Figure(figsize=(9.2, 3.3), dpi=80, layout="constrained")
+        draw_prediction(figure.subplots(1, 3), image, target, labels, scenes.labels, title)
+        figure.savefig(buffer := io.BytesIO(), format="png")
+        shown.value = buffer.getvalue()
+
+    for control in (decoder, channels, stride, number):
+        control.observe(redraw, "value")
+    redraw()
+    return VBox([HBox([decoder, stride]), HBox([channels, number]), shown])
+
+
+@contextmanager
+def switched(model: nn.Module, output_stride: int, channels: int | None = None) -> Iterator[None]:
+    """Inside, v3 or v3+ has this output stride, and v3+'s decoder sees its first low-level `channels`, zeros after."""
+
+    def cut(_: nn.Module, __: Any, low: Tensor) -> Tensor:
+        return torch.cat([low[:, :channels], torch.zeros_like(low[:, channels:])], 1)
+
+    before = model.output_stride
+    hook = model.low_level.register_forward_hook(cut) if channels is not None else None  # type: ignore[operator, union-attr]
+    try:
+        model.set_output_stride(output_stride)  # type: ignore[operator]
+        yield
+    finally:
+        model.set_output_stride(before)  # type: ignore[operator]
+        if hook:
+            hook.remove()
+
+
+@torch.inference_mode()
+def labels_of(model: nn.Module, image: Tensor) -> Tensor:
+    """The most probable class of each pixel (H, W), for an image (3, H, W) uint8."""
+    device = next(model.parameters()).device
+    return model.eval()(normalize(image)[None].to(device))[0].argmax(0).cpu()

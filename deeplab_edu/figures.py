@@ -81,6 +81,22 @@ def draw_errors(ax: Axes, prediction: ArrayLike, target: ArrayLike, title: str =
     return _bare(ax, title)
 
 
+def draw_prediction(
+    axes: Sequence[Axes],
+    image: ArrayLike,
+    target: ArrayLike,
+    prediction: ArrayLike,
+    labels: LabelSet,
+    title: str = "",
+) -> None:
+    """A picture, the labels (H, W) that a model gives it under `title`, and where these are wrong: three axes."""
+    prediction, target = np.asarray(prediction), np.asarray(target)
+    wrong = 100 * np.mean((prediction != target)[target != IGNORE_INDEX])
+    draw_image(axes[0], image, "picture")
+    draw_labels(axes[1], prediction, labels, title)
+    draw_errors(axes[2], prediction, target, f"wrong: {wrong:.1f} % of the pixels")
+
+
 def draw_map(
     ax: Axes,
     values: ArrayLike,
@@ -264,4 +280,19 @@ def draw_steps(ax: Axes, steps: Sequence[Step], title: str = "") -> Axes:
             ax.annotate("", (0.8, row + 1), (0.8, row + 0.62), arrowprops={"arrowstyle": "->", "color": edge})
             ax.text(1.1, row + 0.81, step.leaves, va="center", color="#A34700", style="italic", fontsize=9)
     ax.set(xlim=(-0.05, 10.05), ylim=(len(steps) - 0.35, -0.05))
+    return _bare(ax, title)
+
+
+def draw_flow(
+    ax: Axes, boxes: Mapping[str, tuple[float, float]], arrows: Sequence[tuple[str, str]], title: str = ""
+) -> Axes:
+    """What flows where: a box around each name, centred at its (x, y), and arrows from one name to another."""
+    style = {"boxstyle": "round,pad=0.4", "facecolor": "#eef4f8", "edgecolor": SERIES[0]}
+    drawn = {n: ax.text(*at, n, ha="center", va="center", fontsize=9, bbox=style) for n, at in boxes.items()}
+    for start, end in arrows:
+        ends = {"patchA": drawn[start].get_bbox_patch(), "patchB": drawn[end].get_bbox_patch()}
+        line = {"arrowstyle": "->", "color": SERIES[0], "shrinkA": 2, "shrinkB": 2, **ends}
+        ax.annotate("", boxes[end], boxes[start], arrowprops=line)
+    across, up = zip(*boxes.values(), strict=True)
+    ax.set(xlim=(min(across) - 0.8, max(across) + 0.8), ylim=(min(up) - 0.5, max(up) + 0.5))
     return _bare(ax, title)

@@ -7,8 +7,18 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from deeplab_edu import explorers
 from deeplab_edu.crf import DenseCRF
+from deeplab_edu.data.augment import normalize
 from deeplab_edu.data.labels import LabelSet
-from deeplab_edu.explorers import CRF_SLIDERS, crf_picture, explore_crf, live_curve
+from deeplab_edu.data.scenes import SceneDataset
+from deeplab_edu.explorers import (
+    CRF_SLIDERS,
+    branch_scores,
+    crf_picture,
+    explore_branches,
+    explore_crf,
+    live_curve,
+)
+from deeplab_edu.models import build_model
 
 START = """
 from pathlib import Path
@@ -125,3 +135,62 @@ def test_a_start_outside_the_sliders_is_moved_to_their_ends(halves):
     values = {control.description: control.value for control in explorer.children[0].children}
     assert values["theta_alpha"] == 60
     assert values["K' is"] == "symmetric"
+
+
+@pytest.fixture(scope="module")
+def v3_and_v3plus():
+    torch.manual_seed(0)
+    made = [
+        build_model(n, num_classes=12, backbone="tiny", width=4) for n in ("deeplab_v3", "deeplab_v3plus")
+    ]
+    return [model.eval() for model in made]
+
+
+def test_a_switched_network_is_itself_again_afterwards(v3_and_v3plus):
+    model, images = v3_and_v3plus[1], normalize(SceneDataset("thin", size=40, length=1)[0][0])[None]
+    with torch.inference_mode():
+        before = model(images)
+        with switched(model, 8, 0):
+            assert model.output_stride == 8 and model.backbone.strides[-1] == 8
+            assert not torch.equal(model(images), before)
+        assert model.output_stride == 16 and torch.equal(model(images), before)
+
+
+@pytest.mark.parametrize("channels", [0, 3, 4])
+def test_switching_cuts_all_low_level_channels_but_the_first(v3_and_v3plus, channels):
+    model, seen = v3_and_v3plus[1], []
+    low = torch.rand(1, model.backbone.channels[0], 5, 5)
+    with torch.inference_mode(), switched(model, 16, channels):
+        seen = model.low_level(low)
+    with torch.inference_mode():
+        whole = model.low_level(low)
+    assert torch.equal(seen[:, :channels], whole[:, :channels]) and not seen[:, channels:].any()
+
+
+def test_an_error_inside_leaves_no_switch_behind(v3_and_v3plus):
+    model = v3_and_v3plus[1]
+    with pytest.raises(ValueError, match="output_stride is one of"), switched(model, 7, 0):
+        pass
+    assert model.output_stride == 16 and not model.low_level._forward_hooks
+
+
+def test_decoder_channels_stride_and_scene_change_the_picture(v3_and_v3plus, monkeypatch):
+    drawn, scenes = [], SceneDataset("thin", size=32, length=3)
+    monkeypatch.setattr("deeplab_edu.explorers.draw_prediction", lambda *given: drawn.append(given))
+    first, second, _ = explore_decoder(*v3_and_v3plus, scenes).children
+    (decoder, stride), (channels, number) = first.children, second.children
+    assert (channels.value, channels.max, number.max) == (4, 4, 2)
+    channels.value = 1
+    stride.value = 8
+    number.value = 2
+    decoder.value = False
+    titles = [given[-1] for given in drawn]
+    assert titles == [*["v3+, 4 of 4 channels"], *["v3+, 1 of 4 channels"] * 3, "v3, no decoder"]
+    assert channels.disabled
+    with switched(v3_and_v3plus[0], 8):
+        assert torch.equal(drawn[-1][3], labels_of(v3_and_v3plus[0], scenes[2][0]))
+
+
+def test_the_decoder_explorer_shows_a_picture(v3_and_v3plus):
+    *_, shown = explore_decoder(*v3_and_v3plus, SceneDataset("thin", size=32, length=3)).children
+    assert bytes(shown.value).startswith(b"\x89PNG")

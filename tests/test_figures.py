@@ -20,6 +20,7 @@ from deeplab_edu.figures import (
     add_class_legend,
     draw_boxes,
     draw_errors,
+    draw_flow,
     draw_history,
     draw_image,
     draw_instances,
@@ -28,6 +29,7 @@ from deeplab_edu.figures import (
     draw_map,
     draw_numbers,
     draw_overlay,
+    draw_prediction,
     draw_scores,
     draw_steps,
     draw_taps,
@@ -334,3 +336,19 @@ def test_taps_end_at_the_pixels_that_are_seen(ax, layers, pixels):
     drawn = draw_taps(ax, layers)
     assert drawn.lines[-1].get_xdata().tolist() == pixels
     assert [t.get_text() for t in drawn.get_yticklabels()] == ["pixels", "layer 1", "layer 2"]
+
+
+def test_a_prediction_stands_between_its_picture_and_its_errors():
+    axes = Figure().subplots(1, 3)
+    draw_prediction(axes, IMAGE, np.array([[0, 0, 1], [1, 255, 1]]), MASK, TWO, "by a model")
+    assert np.array_equal(shown(axes[1]), TWO.colorize(MASK)) and title(axes[1]) == "by a model"
+    assert title(axes[2]) == "wrong: 60.0 % of the pixels"  # three of five; void in the truth does not count
+
+
+def test_flow_has_a_box_for_each_name_and_an_arrow_for_each_pair(ax):
+    draw_flow(ax, {"a": (0, 0), "b": (2, 0), "c": (2, 1)}, [("a", "b"), ("b", "c")], "flow")
+    assert texts(ax) == ["a", "b", "c", "", ""]
+    assert [t.get_position() for t in ax.texts[:3]] == [(0, 0), (2, 0), (2, 1)]
+    assert [(arrow.xyann, arrow.xy) for arrow in ax.texts[3:]] == [((0, 0), (2, 0)), ((2, 0), (2, 1))]
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    assert left < 0 and right > 2 and low < 0 and high > 1
