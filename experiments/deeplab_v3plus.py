@@ -2,11 +2,9 @@
 
     python experiments/deeplab_v3plus.py --profile cpu --seeds 0 1 2
 
-Two studies with the same data: `decoder` trains v3 and variants of v3+ in the steps of the profile; `ablation` varies
-the low-level channels and the 3x3 convolutions (the paper's tables 1 and 2) in a third of them. All arms have the
-learning rate at which v3+ did better on validation scenes: at the profile's 8e-3 its interiors stay unlearned (plain,
-seed 0: validation mIoU 0.63 at 3e-3; test mIoU 0.40 at 8e-3, where v3 has 0.46). A seed changes initial weights, order
-of the pictures and the training scenes. Scored on test scenes that nothing was tuned on. Writes
+Two studies with the same data: `decoder` trains v3 and variants of v3+ by the profile's recipe; `ablation` varies the
+low-level channels and the 3x3 convolutions (the paper's tables 1 and 2) in a third of the steps. A seed changes initial
+weights, order of the pictures and the training scenes. Scored on test scenes that nothing was tuned on. Writes
 results/deeplab_v3plus.<profile>.json after every arm; with --runs FOLDER it goes on where it was interrupted.
 """
 
@@ -23,7 +21,6 @@ from deeplab_edu.profiles import PROFILES, Profile
 from deeplab_edu.results import save_result
 from deeplab_edu.training import Settings, evaluate, fit
 
-LEARNING_RATE = 3e-3
 PLAIN = {"separable": False}
 STUDIES: dict[str, dict[str, tuple[str, dict]]] = {
     "decoder": {
@@ -48,7 +45,7 @@ def run_arm(name: str, options: dict, seed: int, profile: Profile, iterations: i
     test = SceneDataset("thin", "test", size=size, length=2 * profile.val_scenes)
     torch.manual_seed(seed)
     model = build_model(name, num_classes=12, **profile.options(name), **options).to(profile.device)
-    settings = Settings.from_profile(profile, seed=seed, iterations=iterations, learning_rate=LEARNING_RATE)
+    settings = Settings.from_profile(profile, seed=seed, iterations=iterations)
     history = fit(model, train, None, settings, name=f"{name}-{seed}", runs=runs, quiet=True)
     parameters = sum(p.numel() for p in model.parameters())
     scores = evaluate(model, test, detailed=True, precision=profile.precision)
@@ -78,10 +75,7 @@ def main() -> None:
                     lists = measured.setdefault(study, {}).setdefault(arm, {})
                     for metric, value in scores.items():
                         lists.setdefault(metric, []).append(value)
-                    facts = {
-                        "seeds": arguments.seeds,
-                        "recipe": asdict(Settings.from_profile(profile, learning_rate=LEARNING_RATE)),
-                    }
+                    facts = {"seeds": arguments.seeds, "recipe": asdict(Settings.from_profile(profile))}
                     path = save_result(
                         f"deeplab_v3plus.{profile.name}",
                         command,
