@@ -7,15 +7,9 @@ takes a fraction of a second. The widgets are imported when the first explorer i
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
-
-
-from __future__ import annotations
-
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -42,24 +36,15 @@ from deeplab_edu.field_figures import (
     stack_counts,
     weight_places,
 )
-from deeplab_edu.figures import draw_errors, draw_history, draw_image, draw_labels, draw_taps
+from deeplab_edu.figures import draw_errors, draw_history, draw_image, draw_labels, draw_prediction, draw_taps
 from deeplab_edu.models import build_model
 from deeplab_edu.receptive_field import Field, SpatialGraph, effective_field, gaussian_fit, valid_weights
 from deeplab_edu.training import History
 
 if TYPE_CHECKING:
-    from deeplab_edu.widgets import Panel
-
-
-from matplotlib.figure import Figure
-from torch import Tensor, nn
-
-from deeplab_edu.data.augment import normalize
-from deeplab_edu.figures import draw_history, draw_prediction
-from deeplab_edu.training import History
-
-if TYPE_CHECKING:
     from ipywidgets import VBox
+
+    from deeplab_edu.widgets import Panel
 
 
 def live_curve(title: str, *, quiet: bool = False) -> Callable[[History], None] | None:
