@@ -64,7 +64,8 @@ class Settings:
     optimizer: str = "adamw"  # or "sgd"
     momentum: float = 0.9  # of SGD
     weight_decay: float = 1e-4  # on weights of two or more axes; not on biases and batch norm
-    power: float = 0.9  # of the poly schedule, (1 - step / iterations) ** power: DeepLab v2, section 4.1
+    schedule: str = "poly"  # or "step", a tenth of the rate after each third: DeepLab v2, section 4.1.1
+    power: float = 0.9  # of the poly schedule, (1 - step / iterations) ** power
     warmup: int = 50  # steps of linear warm-up
     bn_momentum: float | None = (
         None  # PyTorch's sense (0.0003 is the papers' decay 0.9997); None leaves it alone
@@ -84,6 +85,8 @@ class Settings:
                 raise ValueError(f"Settings.{name} is {getattr(self, name)}; it must be greater than zero.")
         if self.optimizer not in ("adamw", "sgd"):
             raise ValueError(f"Unknown optimizer {self.optimizer!r}; choose adamw or sgd.")
+        if self.schedule not in ("poly", "step"):
+            raise ValueError(f"Unknown schedule {self.schedule!r}; choose poly or step.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"Unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}.")
         if self.draws not in ("step", "picture"):
@@ -98,6 +101,8 @@ class Settings:
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
         warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        if self.schedule == "step":
+            return self.learning_rate * warm * 0.1 ** (3 * step // self.iterations)
         return self.learning_rate * warm * (1 - step / self.iterations) ** self.power
 
 

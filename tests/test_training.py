@@ -59,6 +59,13 @@ def test_poly_schedule_by_hand():
     assert settings.rate(99) == pytest.approx(0.01**0.9)
 
 
+def test_step_schedule_by_hand():
+    settings = Settings(iterations=6000, learning_rate=1e-3, schedule="step", warmup=0)  # DeepLab v1's own
+    rates = [settings.rate(step) for step in (0, 1999, 2000, 3999, 4000, 5999)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
+    assert settings.rate(0) == replace(settings, schedule="poly").rate(0)
+
+
 def test_training_lowers_the_loss_and_returns_its_history(tmp_path):
     seen = []
     model, settings = tiny(), replace(QUICK, iterations=40)
@@ -481,6 +488,8 @@ def test_mishaps_end_in_a_sentence(tmp_path):
         Settings(iterations=0)
     with pytest.raises(ValueError, match=r"Unknown optimizer 'adam'; choose adamw or sgd."):
         Settings(optimizer="adam")
+    with pytest.raises(ValueError, match=r"Unknown schedule 'cosine'; choose poly or step."):
+        Settings(schedule="cosine")
     with pytest.raises(ValueError, match=r"Unknown precision 'fp16'; choose one of auto, float32, bfloat16."):
         Settings(precision="fp16")
     with pytest.raises(ValueError, match=r"Unknown draws 'batch'; choose step or picture."):
