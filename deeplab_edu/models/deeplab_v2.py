@@ -25,16 +25,17 @@ from .layers import check_images, conv_bn_relu, crop, init_he, on_grid, to_size
 from .weights import load_renamed, pretrained_weights
 
 STRIDE = 8
-BACKBONES = ("vgg16", "resnet50", "resnet101", "tiny")
+BACKBONES = ("vgg16", "vgg16_bn", "resnet50", "resnet101", "tiny")
 
 
 class DeepLabV2(nn.Module):
     """DeepLab v2 without its CRF: images (N, 3, H, W) float -> logits (N, num_classes, H, W); any H, W from 1 up.
 
     `rates` default to the paper's ASPP-L, (6, 12, 18, 24); (2, 4, 8, 12) is its ASPP-S, and one rate alone is
-    LargeFOV. `backbone` is "vgg16" or "resnet101" (or 50), as in the paper, or "tiny" with `width` (default 16),
-    whose rates default to (1, 2, 4, 6) for its small images. On VGG a branch is a whole classifier fc6-fc7-fc8 of 1024
-    channels; on a ResNet it is one 3x3 convolution to the scores. The paper froze ResNet's batch norm.
+    LargeFOV. `backbone` is "vgg16" or "resnet101", as in the paper; "vgg16_bn" or "resnet50"; or "tiny" with `width`
+    (default 16), whose rates default to (1, 2, 4, 6) for its small images. On VGG a branch is a whole classifier
+    fc6-fc7-fc8 of 1024 channels; on a ResNet it is one 3x3 convolution to the scores. The paper froze ResNet's batch
+    norm.
 
     `pretrained` is True for torchvision's ImageNet weights or the path of a file of them.
     """
@@ -51,7 +52,9 @@ class DeepLabV2(nn.Module):
         super().__init__()
         rates = check_options(backbone, rates, width)
         self.backbone, channels = trunk(backbone, width or 16, pretrained)
-        branch = {"vgg16": vgg_branch, "tiny": tiny_branch}.get(backbone, resnet_branch)
+        branch = {"vgg16": vgg_branch, "vgg16_bn": vgg_branch, "tiny": tiny_branch}.get(
+            backbone, resnet_branch
+        )
         self.aspp = nn.ModuleList(branch(channels, num_classes, rate) for rate in rates)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -113,7 +116,8 @@ def trunk(
     if name.startswith("resnet"):
         backbone = atrous_backbone(name, STRIDE, pretrained=pretrained)
     else:
-        backbone = TinyStride8(width) if name == "tiny" else atrous_vgg(batch_norm=False, hole=True)
+        vgg = {"batch_norm": name == "vgg16_bn", "hole": True}
+        backbone = TinyStride8(width) if name == "tiny" else atrous_vgg(**vgg)
         if pretrained:
             load_renamed(backbone, pretrained_weights(name, pretrained), {"": ""}, source=pretrained)
     return backbone, backbone.channels[-1]

@@ -16,7 +16,9 @@ def on_meta(**options):
         return build_model("deeplab_v2", **options)
 
 
-@pytest.mark.parametrize(("backbone", "count"), [("vgg16", 37_877_652), ("resnet101", 44_048_532)])
+@pytest.mark.parametrize(
+    ("backbone", "count"), [("vgg16", 37_877_652), ("vgg16_bn", 37_886_100), ("resnet101", 44_048_532)]
+)
 def test_parameters_are_the_papers(backbone, count):
     assert sum(p.numel() for p in on_meta(backbone=backbone).parameters()) == count
 
@@ -109,7 +111,10 @@ def test_training_supervises_the_fused_scores_and_each_scale():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"backbone": "resnet18"}, "DeepLab v2 has no backbone 'resnet18'; choose from vgg16, resnet50"),
+        (
+            {"backbone": "resnet18"},
+            "DeepLab v2 has no backbone 'resnet18'; choose from vgg16, vgg16_bn, resnet50",
+        ),
         ({"backbone": "tiny", "rates": ()}, r"rates are whole numbers from 1 up, one a branch, not \(\)"),
         ({"backbone": "tiny", "rates": (6, 0)}, r"rates are whole numbers from 1 up"),
         ({"backbone": "vgg16", "width": 8}, "width is a whole number from 1 up, of the tiny backbone only"),
