@@ -24,7 +24,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from deeplab_edu.cost import cost
 from deeplab_edu.crf import DenseCRF
 from deeplab_edu.data.augment import normalize
-from deeplab_edu.data.labels import LabelSet
+from deeplab_edu.data.labels import IGNORE_INDEX, LabelSet
 from deeplab_edu.field_figures import (
     Box,
     draw_costs,
@@ -38,6 +38,8 @@ from deeplab_edu.field_figures import (
 )
 from deeplab_edu.figures import draw_errors, draw_history, draw_image, draw_labels, draw_prediction, draw_taps
 from deeplab_edu.models import build_model
+from deeplab_edu.models.deeplab_v2 import STRIDE
+from deeplab_edu.models.layers import crop, on_grid, to_size
 from deeplab_edu.receptive_field import Field, SpatialGraph, effective_field, gaussian_fit, valid_weights
 from deeplab_edu.training import History
 
@@ -555,3 +557,46 @@ def labels_of(model: nn.Module, image: Tensor) -> Tensor:
     """The most probable class of each pixel (H, W), for an image (3, H, W) uint8."""
     device = next(model.parameters()).device
     return model.eval()(normalize(image)[None].to(device))[0].argmax(0).cpu()
+
+
+# --- the branches of a trained DeepLab v2 --------------------------------------------------------------
+
+
+def explore_branches(model: nn.Module, scenes: Any, pictures: int = 12) -> Panel:
+    """Switch the branches of a trained DeepLab v2 off and on: what is left of its labels?
+
+    `scenes` is a data set of (image, mask) with `.labels`; its first `pictures` can be leafed through.
+    """
+    from deeplab_edu.widgets import ClickImage, Panel, slider, tick
+
+    convolutions = [next(m for m in b.modules() if isinstance(m, nn.Conv2d)) for b in model.aspp]  # type: ignore[union-attr]
+    switches = [tick(f"rate {convolution.dilation[0]}", True) for convolution in convolutions]
+    number = slider("scene", 0, 0, min(pictures, len(scenes)) - 1)
+    views = [ClickImage() for _ in range(3)]
+    scores = cache(lambda index: branch_scores(model, scenes[index][0]))
+
+    def redraw() -> str:
+        image, target = scenes[number.value]
+        used = [switch.value for switch in switches]
+        prediction = scores(number.value)[used].sum(0).argmax(0)
+        wrong = (prediction != target)[target != IGNORE_INDEX].float().mean().item()
+        words = f"{sum(used)} of {len(used)} branches: {wrong:.1%} of the pixels are wrong"
+        size = (2.9, 3.15)
+        views[0].show(f"scene {number.value}", size, lambda ax: draw_image(ax, image, "picture"))
+        views[1].show(
+            f"labels by {words}", size, lambda ax: draw_labels(ax, prediction, scenes.labels, "labels")
+        )
+        views[2].show(f"where: {words}", size, lambda ax: draw_errors(ax, prediction, target, "wrong"))
+        return f"<b>{words}</b>."
+
+    return Panel([*switches, number], views, redraw)
+
+
+@torch.inference_mode()
+def branch_scores(model: nn.Module, image: Tensor) -> Tensor:
+    """What each branch of a DeepLab v2 says: (branches, classes, H, W); their sum are the model's logits."""
+    images = normalize(image)[None].to(next(model.parameters()).device)
+    padded = on_grid(images, STRIDE)
+    features = model.eval().backbone(padded)[-1]  # type: ignore[operator]
+    maps = [crop(to_size(branch(features), padded), images)[0] for branch in model.aspp]  # type: ignore[union-attr]
+    return torch.stack(maps).float().cpu()

@@ -199,6 +199,32 @@ def draw_taps(ax: Axes, layers: Sequence[tuple[int, int, int]], title: str = "")
     return ax
 
 
+def draw_kernels(
+    ax: Axes,
+    image: ArrayLike,
+    center: tuple[int, int],
+    rates: Sequence[int],
+    stride: int = 8,
+    title: str = "",
+) -> Axes:
+    """Where the nine taps of 3x3 kernels of several atrous rates lie, on the picture they read and beyond its border.
+
+    `center` (row, column) px is where the middle tap lies; taps are `stride` times the rate apart.
+    """
+    picture = _picture(image)
+    ax.imshow(picture)
+    for rate, color, sign in zip(rates, SERIES, "os^DvP", strict=False):
+        steps = stride * rate * np.array([-1, 0, 1])
+        rows, columns = np.meshgrid(center[0] + steps, center[1] + steps, indexing="ij")
+        ax.plot(
+            columns.ravel(), rows.ravel(), sign, color=color, mec="white", mew=1, ms=8, label=f"rate {rate}"
+        )
+    reach = stride * max(rates) + 6
+    ax.set_xlim(min(-0.5, center[1] - reach), max(picture.shape[1] - 0.5, center[1] + reach))
+    ax.set_ylim(max(picture.shape[0] - 0.5, center[0] + reach), min(-0.5, center[0] - reach))
+    return _bare(ax, title)
+
+
 def add_class_legend(figure: Figure, labels: LabelSet, masks: Sequence[ArrayLike], columns: int = 8) -> None:
     """One legend under all axes for the classes that occur in `masks`."""
     present = sorted({int(i) for mask in masks for i in np.unique(np.asarray(mask))} - {IGNORE_INDEX})

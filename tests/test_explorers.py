@@ -194,3 +194,47 @@ def test_decoder_channels_stride_and_scene_change_the_picture(v3_and_v3plus, mon
 def test_the_decoder_explorer_shows_a_picture(v3_and_v3plus):
     *_, shown = explore_decoder(*v3_and_v3plus, SceneDataset("thin", size=32, length=3)).children
     assert bytes(shown.value).startswith(b"\x89PNG")
+
+
+def aspp():
+    torch.manual_seed(0)
+    return build_model("deeplab_v2", num_classes=12, backbone="tiny", width=4, rates=(1, 3)).eval()
+
+
+def test_what_branches_say_adds_up_to_what_the_model_says(aspp):
+    image, _ = SceneDataset("shapes", size=(40, 53), length=1)[0]
+    scores = branch_scores(aspp, image)
+    assert scores.shape == (2, 12, 40, 53)
+    with torch.inference_mode():
+        logits = aspp(normalize(image)[None])[0]
+    torch.testing.assert_close(scores.sum(0), logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
+
+
+@pytest.fixture
+def panel(aspp):
+    return explore_branches(aspp, SceneDataset("shapes", size=32, length=3))
+
+
+def test_switches_say_their_rates_and_count(panel, aspp):
+    *switches, number = panel.children[0].children
+    assert [switch.description for switch in switches] == ["rate 1", "rate 3"] and number.max == 2
+    assert panel.line.value.startswith("<b>2 of 2 branches: ")
+    switches[0].value = False
+    assert panel.line.value.startswith("<b>1 of 2 branches: ")
+    image, target = SceneDataset("shapes", size=32, length=3)[0]
+    wrong = (branch_scores(aspp, image)[1].argmax(0) != target).float().mean()
+    assert f"{wrong:.1%} of the pixels are wrong" in panel.line.value
+
+
+def test_another_scene_is_another_picture(panel):
+    before = [picture.png for picture in panel.pictures]
+    panel.children[0].children[-1].value = 2
+    assert all(picture.png != png for picture, png in zip(panel.pictures, before, strict=True))
+    assert panel.pictures[0].alt == "scene 2"
+
+
+def test_without_any_branch_all_is_ground(panel):
+    for switch in panel.children[0].children[:-1]:
+        switch.value = False
+    _, target = SceneDataset("shapes", size=32, length=3)[0]
+    assert f"0 of 2 branches: {(target != 0).float().mean():.1%}" in panel.line.value
