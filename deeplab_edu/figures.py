@@ -205,11 +205,13 @@ def draw_kernels(
     center: tuple[int, int],
     rates: Sequence[int],
     stride: int = 8,
+    margin: float = 0,
     title: str = "",
 ) -> Axes:
     """Where the nine taps of 3x3 kernels of several atrous rates lie, on the picture they read and beyond its border.
 
-    `center` (row, column) px is where the middle tap lies; taps are `stride` times the rate apart.
+    `center` (row, column) px is where the middle tap lies; taps are `stride` times the rate apart. `margin` px around
+    the picture are shown.
     """
     picture = _picture(image)
     ax.imshow(picture)
@@ -219,9 +221,8 @@ def draw_kernels(
         ax.plot(
             columns.ravel(), rows.ravel(), sign, color=color, mec="white", mew=1, ms=8, label=f"rate {rate}"
         )
-    reach = stride * max(rates) + 6
-    ax.set_xlim(min(-0.5, center[1] - reach), max(picture.shape[1] - 0.5, center[1] + reach))
-    ax.set_ylim(max(picture.shape[0] - 0.5, center[0] + reach), min(-0.5, center[0] - reach))
+    height, width = picture.shape[:2]
+    ax.set(xlim=(-0.5 - margin, width - 0.5 + margin), ylim=(height - 0.5 + margin, -0.5 - margin))
     return _bare(ax, title)
 
 
