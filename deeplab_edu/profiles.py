@@ -118,6 +118,7 @@ PROFILES: dict[str, Profile] = {
             "03_receptive_fields": 0.7,
             "04_deeplab_v1_atrous": 1.5,
             "05_dense_crf": 1,
+            "06_deeplab_v2_aspp": 1,
         },
         accept={
             "00_first_miou": 0.12,
@@ -131,6 +132,10 @@ PROFILES: dict[str, Profile] = {
             "04_largefov_miou": 0.3,
             "04_big_gain": 0.04,
             "05_trimap1_gain": 0.03,
+
+
+            "06_aspp_miou": 0.25,
+            "06_aspp_gain": 0.04,
         },
     ),
     "cpu": _profile(
@@ -153,6 +158,7 @@ PROFILES: dict[str, Profile] = {
             "03_receptive_fields": 0.7,
             "04_deeplab_v1_atrous": 4,
             "05_dense_crf": 2,
+            "06_deeplab_v2_aspp": 5,
         },
         accept={
             "00_first_miou": 0.12,
@@ -166,6 +172,10 @@ PROFILES: dict[str, Profile] = {
             "04_largefov_miou": 0.5,
             "04_big_gain": 0.03,
             "05_trimap1_gain": 0.05,
+
+
+            "06_aspp_miou": 0.55,
+            "06_aspp_gain": 0.015,
         },
     ),
     "gpu": _profile(
@@ -199,6 +209,10 @@ PROFILES: dict[str, Profile] = {
             "04_largefov_miou": 0.5,
             "04_big_gain": 0.0,
             "05_trimap1_gain": 0.05,
+
+
+            "06_aspp_miou": 0.5,
+            "06_aspp_gain": 0.01,
         },
     ),
 }
