@@ -132,8 +132,6 @@ PROFILES: dict[str, Profile] = {
             "04_largefov_miou": 0.3,
             "04_big_gain": 0.04,
             "05_trimap1_gain": 0.03,
-
-
             "06_aspp_miou": 0.25,
             "06_aspp_gain": 0.04,
         },
@@ -172,8 +170,6 @@ PROFILES: dict[str, Profile] = {
             "04_largefov_miou": 0.5,
             "04_big_gain": 0.03,
             "05_trimap1_gain": 0.05,
-
-
             "06_aspp_miou": 0.55,
             "06_aspp_gain": 0.015,
         },
@@ -209,8 +205,6 @@ PROFILES: dict[str, Profile] = {
             "04_largefov_miou": 0.5,
             "04_big_gain": 0.0,
             "05_trimap1_gain": 0.05,
-
-
             "06_aspp_miou": 0.5,
             "06_aspp_gain": 0.01,
         },
