@@ -244,9 +244,9 @@ def check_prose_length(page: Page) -> Iterator[str]:
 
 def check_headings(page: Page) -> Iterator[str]:
     first = page.notebook.cells[0] if page.notebook.cells else None
-    number = page.path.name[:2]
-    if first is None or first.cell_type != "markdown" or not re.match(rf"# {number} \S", first.source):
-        yield f"must begin with a markdown cell `# {number} Title`"
+    begins = "Appendix:" if page.path.name.startswith("appendix_") else page.path.name[:2]
+    if first is None or first.cell_type != "markdown" or not re.match(rf"# {begins} \S", first.source):
+        yield f"must begin with a markdown cell `# {begins} Title`"
     position = 0
     for landmark in LANDMARKS:
         found = re.compile(rf"^.*{landmark}" if landmark[0] != "#" else rf"^{landmark}\b", re.MULTILINE)

@@ -22,12 +22,19 @@ def test_notebook(path: Path) -> None:
 def test_the_readme_lists_every_notebook() -> None:
     """Also what keeps the test above from passing for ever with nothing to look at."""
     readme = (hygiene.REPOSITORY / "README.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\|.*?\(notebooks/(\d\d_\w+\.ipynb)\)", readme, re.MULTILINE)
+    listed = re.findall(r"^\|.*?\(notebooks/((?:\d\d|appendix)_\w+\.ipynb)\)", readme, re.MULTILINE)
     assert listed == [path.name for path in NOTEBOOKS]
 
 
 def test_a_clean_page_is_clean(clean_page: Any, save: Callable[..., Path]) -> None:
     assert hygiene.problems(save("07_page", clean_page)) == []
+
+
+def test_an_appendix_has_a_word_in_place_of_a_number(clean_page: Any, save: Callable[..., Path]) -> None:
+    found = hygiene.problems(save("appendix_page", clean_page))
+    assert found == ["must begin with a markdown cell `# Appendix: Title`"]
+    clean_page.cells[0].source = clean_page.cells[0].source.replace("# 07", "# Appendix:")
+    assert hygiene.problems(save("appendix_page", clean_page)) == []
 
 
 def append(text: str) -> Callable[[Any], None]:
