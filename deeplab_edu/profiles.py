@@ -119,6 +119,10 @@ PROFILES: dict[str, Profile] = {
             "04_deeplab_v1_atrous": 1.5,
             "05_dense_crf": 1,
             "06_deeplab_v2_aspp": 1,
+
+
+            "07_deeplab_v3": 0.9,
+            "appendix_parity": 0.5,
         },
         accept={
             "00_first_miou": 0.12,
@@ -134,6 +138,11 @@ PROFILES: dict[str, Profile] = {
             "05_trimap1_gain": 0.03,
             "06_aspp_miou": 0.25,
             "06_aspp_gain": 0.04,
+
+
+            "07_context_gain": 0.2,
+            "07_v3_miou": 0.15,
+            "07_momentum_loss": 0.05,
         },
     ),
     "cpu": _profile(
@@ -157,6 +166,10 @@ PROFILES: dict[str, Profile] = {
             "04_deeplab_v1_atrous": 4,
             "05_dense_crf": 2,
             "06_deeplab_v2_aspp": 5,
+
+
+            "07_deeplab_v3": 3,
+            "appendix_parity": 0.5,
         },
         accept={
             "00_first_miou": 0.12,
@@ -172,6 +185,11 @@ PROFILES: dict[str, Profile] = {
             "05_trimap1_gain": 0.05,
             "06_aspp_miou": 0.55,
             "06_aspp_gain": 0.015,
+
+
+            "07_context_gain": 0.2,
+            "07_v3_miou": 0.25,
+            "07_momentum_loss": 0.1,
         },
     ),
     "gpu": _profile(
@@ -207,6 +225,11 @@ PROFILES: dict[str, Profile] = {
             "05_trimap1_gain": 0.05,
             "06_aspp_miou": 0.5,
             "06_aspp_gain": 0.01,
+
+
+            "07_context_gain": 0.2,
+            "07_v3_miou": 0.4,
+            "07_momentum_loss": 0.05,
         },
     ),
 }
