@@ -141,7 +141,7 @@ PROFILES: dict[str, Profile] = {
 
 
             "07_context_gain": 0.2,
-            "07_v3_miou": 0.15,
+            "07_v3_miou": 0.24,
             "07_momentum_loss": 0.05,
         },
     ),
@@ -188,7 +188,7 @@ PROFILES: dict[str, Profile] = {
 
 
             "07_context_gain": 0.2,
-            "07_v3_miou": 0.25,
+            "07_v3_miou": 0.3,
             "07_momentum_loss": 0.1,
         },
     ),
