@@ -542,7 +542,7 @@ def switched(model: nn.Module, output_stride: int, channels: int | None = None) 
         return torch.cat([low[:, :channels], torch.zeros_like(low[:, channels:])], 1)
 
     before = model.output_stride
-    hook = model.low_level.register_forward_hook(cut) if channels is not None else None  # type: ignore[operator, union-attr]
+    hook = model.low_level.register_forward_hook(cut) if channels is not None else None  # type: ignore[union-attr]
     try:
         model.set_output_stride(output_stride)  # type: ignore[operator]
         yield

@@ -116,12 +116,11 @@ PROFILES: dict[str, Profile] = {
             "01_dense_prediction": 1,
             "02_fcn": 0.7,
             "03_receptive_fields": 0.7,
-            "04_deeplab_v1_atrous": 1.5,
+            "04_deeplab_v1_atrous": 1,
             "05_dense_crf": 1,
             "06_deeplab_v2_aspp": 1,
-
-
             "07_deeplab_v3": 0.9,
+            "08_deeplab_v3plus": 0.8,
             "appendix_parity": 0.5,
         },
         accept={
@@ -138,11 +137,12 @@ PROFILES: dict[str, Profile] = {
             "05_trimap1_gain": 0.03,
             "06_aspp_miou": 0.25,
             "06_aspp_gain": 0.04,
-
-
             "07_context_gain": 0.2,
             "07_v3_miou": 0.24,
             "07_momentum_loss": 0.05,
+            "08_v3plus_miou": 0.16,
+            "08_thin_gain": 0.05,
+            "08_trimap3_gain": 0.03,
         },
     ),
     "cpu": _profile(
@@ -166,9 +166,8 @@ PROFILES: dict[str, Profile] = {
             "04_deeplab_v1_atrous": 4,
             "05_dense_crf": 2,
             "06_deeplab_v2_aspp": 5,
-
-
             "07_deeplab_v3": 3,
+            "08_deeplab_v3plus": 5,
             "appendix_parity": 0.5,
         },
         accept={
@@ -185,11 +184,12 @@ PROFILES: dict[str, Profile] = {
             "05_trimap1_gain": 0.05,
             "06_aspp_miou": 0.55,
             "06_aspp_gain": 0.015,
-
-
             "07_context_gain": 0.2,
             "07_v3_miou": 0.3,
             "07_momentum_loss": 0.1,
+            "08_v3plus_miou": 0.45,
+            "08_thin_gain": 0.15,
+            "08_trimap3_gain": 0.06,
         },
     ),
     "gpu": _profile(
@@ -225,11 +225,12 @@ PROFILES: dict[str, Profile] = {
             "05_trimap1_gain": 0.05,
             "06_aspp_miou": 0.5,
             "06_aspp_gain": 0.01,
-
-
             "07_context_gain": 0.2,
             "07_v3_miou": 0.4,
             "07_momentum_loss": 0.05,
+            "08_v3plus_miou": 0.5,
+            "08_thin_gain": 0.1,
+            "08_trimap3_gain": 0.05,
         },
     ),
 }

@@ -16,7 +16,10 @@ from deeplab_edu.explorers import (
     crf_picture,
     explore_branches,
     explore_crf,
+    explore_decoder,
+    labels_of,
     live_curve,
+    switched,
 )
 from deeplab_edu.models import build_model
 
