@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from deeplab_edu.figures import STYLE
 HERE = Path(__file__).resolve().parent
 DPI = 96  # CSS pixels an inch
 STILL_DPI = 72  # of what a saved notebook keeps, which must stay small
+# JupyterLab hands a widget's events to a second thread of the kernel. Neither matplotlib's settings nor torch.fx,
+# which puts its own in place of nn.Module's call while it traces, can be used by two threads at a time.
+ONE_AT_A_TIME = threading.RLock()
 WRAP = Layout(display="flex", flex_flow="row wrap", align_items="flex-start", width="100%")
 
 
@@ -95,7 +99,7 @@ class Panel(VBox):
     def __init__(
         self, controls: Sequence[Widget], pictures: Sequence[ClickImage], redraw: Callable[[], str]
     ) -> None:
-        self.pictures, self.redraw, self.line, self.drawing = list(pictures), redraw, HTML(), False
+        self.pictures, self._redraw, self.line, self.drawing = list(pictures), redraw, HTML(), False
         self.line.add_class("deeplab-line")
         super().__init__([HBox(list(controls), layout=WRAP), HBox(list(pictures), layout=WRAP), self.line])
         for widget in controls:
@@ -105,16 +109,23 @@ class Panel(VBox):
             picture.observe(self.update, "pixel")
         self.update()
 
+    def redraw(self) -> str:
+        with ONE_AT_A_TIME:
+            return self._redraw()
+
     def update(self, _: object = None) -> None:
-        if self.drawing:
-            return
-        self.drawing = True
-        try:
-            self.line.value = self.redraw()
-        except ValueError as error:
-            self.line.value = f"<b style='color:#a34700'>{html.escape(str(error))}</b>"
-        finally:
-            self.drawing = False
+        with ONE_AT_A_TIME:
+            if (
+                self.drawing
+            ):  # a change that the drawing itself makes; another thread's waits at the line above
+                return
+            self.drawing = True
+            try:
+                self.line.value = self.redraw()
+            except ValueError as error:
+                self.line.value = f"<b style='color:#a34700'>{html.escape(str(error))}</b>"
+            finally:
+                self.drawing = False
 
     def still(self) -> bytes:
         """A PNG of all pictures side by side, for notebooks that are saved."""

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import threading
+import time
 from datetime import UTC, datetime
 
 import nbformat
@@ -84,6 +86,29 @@ def test_a_panel_redraws_once_for_a_change_and_not_for_its_own():
     panel = Panel([first, second], [picture], redraw)
     first.value = 7
     assert calls == [1, 7] and second.value == 7 and panel.line.value == "drawn"
+
+
+def test_two_threads_draw_one_after_the_other():
+    """JupyterLab's events come in another thread than its cells; none may be lost or meet another."""
+    inside, met, drawn = [], [], []
+    knob = slider("a", 0, 0, 99)
+
+    def redraw():
+        met.extend(inside)
+        inside.append(1)
+        time.sleep(0.02)
+        drawn.append(knob.value)
+        inside.pop()
+        return str(knob.value)
+
+    panel = Panel([knob], [], redraw)
+    threads = [threading.Thread(target=panel.update) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    knob.value = 7
+    for thread in threads:
+        thread.join()
+    assert not met and len(drawn) == 7 and panel.line.value == "7"
 
 
 def test_an_error_of_the_reader_is_said_and_goes_away():
