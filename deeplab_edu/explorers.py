@@ -521,7 +521,7 @@ def explore_decoder(v3: nn.Module, v3plus: nn.Module, scenes: Any, pictures: int
         model, cut = (v3plus, channels.value) if decoder.value else (v3, None)
         image, target = scenes[number.value]
         with switched(model, stride.value, cut):
-            labels = labels_of(model, image)
+            labels = most_probable(model, image)
         title = f"v3+, {cut} of {all_channels} channels" if decoder.value else "v3, no decoder"
         figure = Figure(figsize=(9.2, 3.3), dpi=80, layout="constrained")
         draw_prediction(figure.subplots(1, 3), image, target, labels, scenes.labels, title)
@@ -553,7 +553,7 @@ def switched(model: nn.Module, output_stride: int, channels: int | None = None) 
 
 
 @torch.inference_mode()
-def labels_of(model: nn.Module, image: Tensor) -> Tensor:
+def most_probable(model: nn.Module, image: Tensor) -> Tensor:
     """The most probable class of each pixel (H, W), for an image (3, H, W) uint8."""
     device = next(model.parameters()).device
     return model.eval()(normalize(image)[None].to(device))[0].argmax(0).cpu()

@@ -17,8 +17,8 @@ from deeplab_edu.explorers import (
     explore_branches,
     explore_crf,
     explore_decoder,
-    labels_of,
     live_curve,
+    most_probable,
     switched,
 )
 from deeplab_edu.models import build_model
@@ -191,7 +191,7 @@ def test_decoder_channels_stride_and_scene_change_the_picture(v3_and_v3plus, mon
     assert titles == [*["v3+, 4 of 4 channels"], *["v3+, 1 of 4 channels"] * 3, "v3, no decoder"]
     assert channels.disabled
     with switched(v3_and_v3plus[0], 8):
-        assert torch.equal(drawn[-1][3], labels_of(v3_and_v3plus[0], scenes[2][0]))
+        assert torch.equal(drawn[-1][3], most_probable(v3_and_v3plus[0], scenes[2][0]))
 
 
 def test_the_decoder_explorer_shows_a_picture(v3_and_v3plus):
