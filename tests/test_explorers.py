@@ -199,6 +199,7 @@ def test_the_decoder_explorer_shows_a_picture(v3_and_v3plus):
     assert bytes(shown.value).startswith(b"\x89PNG")
 
 
+@pytest.fixture(scope="module")
 def aspp():
     torch.manual_seed(0)
     return build_model("deeplab_v2", num_classes=12, backbone="tiny", width=4, rates=(1, 3)).eval()
