@@ -84,7 +84,19 @@ def test_makefile_has_the_documented_targets() -> None:
         pytest.skip("make is not installed")
     shown = subprocess.run(["make", "help"], cwd=TOP, capture_output=True, text=True, check=True).stdout
     targets = set(re.findall(r"^make ([\w-]+)", shown, re.MULTILINE))
-    documented = {"help", "lab", "test", "test-all", "course", "gpu-course", "format", "lint", "crf", "clean"}
+    documented = {
+        "help",
+        "lab",
+        "test",
+        "test-all",
+        "course",
+        "gpu-course",
+        "stale",
+        "format",
+        "lint",
+        "crf",
+        "clean",
+    }
     assert targets == documented
     for document in ("README.md", "CONTRIBUTING.md"):
         assert set(re.findall(r"`make ([\w-]+)`", (TOP / document).read_text())) <= targets

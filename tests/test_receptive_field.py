@@ -300,8 +300,13 @@ def test_taps_of_our_tiny_models_are_the_pixels_with_a_gradient(name, size, unit
     check(on_meta(build_model, name=name, backbone="tiny"), size, unit, counts=name in FCNS)
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("backbone", ["vgg16", "vgg16_bn"])
+VGG_MODELS = [name for name in MODELS if name not in ("deeplab_v3", "deeplab_v3plus")]
+FULL = [(name, backbone) for name in VGG_MODELS for backbone in ("vgg16", "vgg16_bn")]
+FULL += [(name, "resnet50") for name in ("deeplab_v2", "deeplab_v3", "deeplab_v3plus")]
+FULL += [("deeplab_v3", "mobilenet_v2"), ("deeplab_v3plus", "xception41")]
+
+
+@pytest.mark.parametrize(("name", "backbone"), FULL)
 def test_taps_of_our_full_models_are_the_pixels_with_a_gradient(name, backbone):
     check(on_meta(build_model, name=name, backbone=backbone), (65, 90), (64, 20), counts=name in FCNS)
 
