@@ -169,7 +169,12 @@ CASES = {
     "read_home": Case(
         (3, 0),
         r"not \['FileNotFoundError', \[\], \[\]\]",
-        q2=tries("open(HOME + '/secret')", "glob.glob('/home/*')", "os.listdir('/tmp')"),
+        q2=tries(
+            "open(HOME + '/secret')",
+            "glob.glob('/home/*')",
+            # where the course itself lies below /tmp, the folder that leads to its packages is there, and nothing else
+            "[n for n in os.listdir('/tmp') if not any(p.startswith('/tmp/' + n) for p in __import__('sys').path)]",
+        ),
     ),
     "read_processes": Case(
         (3, 0),
