@@ -1,7 +1,6 @@
 """`python -m deeplab_edu segment`: photographs in; label maps, overlays and the area of each class out."""
 
 import argparse
-import ast
 import csv
 import json
 import sys
@@ -19,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from deeplab_edu.cli_train import load_run
+from deeplab_edu.cli_train import load_run, read_option
 from deeplab_edu.data import photos
 from deeplab_edu.data.labels import CAMVID, PETS, SCENES, VOC, LabelSet, voc_palette
 from deeplab_edu.figures import add_class_legend
@@ -260,7 +259,7 @@ def load_network(arguments: argparse.Namespace) -> tuple[nn.Module, LabelSet, di
             f"Which network? Give --run FOLDER, or --model, --weights and --labels ({', '.join(missing)} missing)."
         )
     labels = read_labels(arguments.labels)
-    options = dict(map(_option, arguments.option))
+    options = dict(map(read_option, arguments.option))
     model = build_model(arguments.model, labels.num_classes, weights=arguments.weights, **options)
     return model.eval(), labels, {**own, "options": options}
 
@@ -284,16 +283,6 @@ def _make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"--out {out} cannot be a folder ({error.strerror}): choose another one.") from error
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--option {text} should be NAME=VALUE, e.g. backbone=resnet50.")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
 
 
 def _to_device(model: nn.Module, device: str) -> nn.Module:

@@ -214,19 +214,22 @@ def settings_of(arguments: argparse.Namespace, profile: Profile) -> Settings:
 
 def options_of(arguments: argparse.Namespace, profile: Profile) -> dict[str, Any]:
     """Options of the model: the profile's, unless another backbone is asked for."""
-    given: dict[str, Any] = {}
-    for text in arguments.option:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--option {text} should be NAME=VALUE, e.g. backbone=resnet50.")
-        try:
-            given[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            given[name] = value
+    given = dict(map(read_option, arguments.option))
     usual = profile.options(arguments.model)
     if given.get("backbone", usual["backbone"]) != usual["backbone"]:
         return given
     return usual | given
+
+
+def read_option(text: str) -> tuple[str, Any]:
+    """`--option NAME=VALUE` as a pair; a value that is no Python literal is a string."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--option {text} should be NAME=VALUE, e.g. backbone=resnet50.")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 def describe_model(name: str, options: dict[str, Any], labels: LabelSet) -> dict[str, Any]:
