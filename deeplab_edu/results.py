@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from deeplab_edu.models import MODELS
 from deeplab_edu.profiles import Profile, bf16_is_fast
 
 FOLDER = Path(__file__).resolve().parent.parent / "results"
@@ -113,6 +114,65 @@ def spread(values: Iterable[float]) -> str:
     """Mean and range over seeds, in points: '17.1 (16.4 to 17.6)'."""
     points = [100 * v for v in values]
     return f"{statistics.mean(points):.1f} ({min(points):.1f} to {max(points):.1f})"
+
+
+SCORES = {  # of a run at full size: metric -> how it is called
+    "miou": "mIoU",
+    "big": "big",
+    "mid": "mid",
+    "small": "small",
+    "thin": "thin",
+    "context": "context",
+    "trimap1": "trimap 1 px",
+    "inner": "inner",
+}
+
+
+def show_full_size(model: str, *, folder: Path | None = None) -> None:
+    """Print what a GPU recorded of `model` (results/full_size_MODEL.BACKBONE.json), with the picture beside each file.
+
+    Where nothing is recorded it says so, and by what command it would be. Raises ValueError: an unknown model.
+    """
+    if model not in MODELS:
+        raise ValueError(f"No model is called {model!r}; choose from {', '.join(MODELS)}.")
+    paths = sorted((folder or FOLDER).glob(f"full_size_{model}.*.json"))
+    if not paths:
+        print(
+            f"No run of {model} at full size is recorded yet. On a machine with a CUDA device this command makes one:\n"
+            f"python experiments/full_size.py --model {model} --seed 0 --minutes 8"
+        )
+    for path in paths:
+        print(full_size_text(json.loads(path.read_text())))
+        if (picture := path.with_suffix(".png")).exists():
+            from IPython.display import Image, display
+
+            display(Image(picture.read_bytes(), alt=f"Test scenes, their labels, and those of {path.stem}"))
+
+
+def full_size_text(result: Mapping[str, Any]) -> str:
+    """What a file that `experiments/full_size.py` wrote says: network, machine, cost, and test scores over seeds."""
+    measured, seeds = result["measured"], result["seeds"]
+    runs = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
+    peak = (
+        f"{_range(measured['peak_gib'])} GiB at the peak" if "peak_gib" in measured else "memory not measured"
+    )
+    lines = [
+        f"{result['model']} on {result['backbone']}: {result['parameters'] / 1e6:.1f} M parameters, "
+        f"scenes of {result['image_size']} px, profile {result['profile']}, {result['date']}",
+        f"{', '.join(dict.fromkeys(result['devices']))}; {runs}: {_range(measured['minutes'])} min, "
+        f"{_range(measured['steps'], '.0f')} steps of {result['recipe']['batch_size']} scenes, "
+        f"{_range(measured['images_per_second'])} images/s, {peak}",
+        f"IoU on {result['test_scenes']} test scenes, points, mean (range over seeds):",
+        *(f"  {name:12s}{spread(measured[key])}" for key, name in SCORES.items() if key in measured),
+        f"made by: {result['command']}",
+    ]
+    return "\n".join(lines)
+
+
+def _range(values: Iterable[float], form: str = ".3g") -> str:
+    """'3.1 to 3.4', or '3.1' where that is all."""
+    low, high = (f"{value:{form}}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def _plain(value: Any) -> Any:

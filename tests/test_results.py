@@ -9,10 +9,12 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from deeplab_edu import results
+from deeplab_edu.models import MODELS
 from deeplab_edu.profiles import PROFILES
-from deeplab_edu.results import code_digest, load_result, machine, save_result, spread
+from deeplab_edu.results import code_digest, load_result, machine, save_result, show_full_size, spread
 
 CI = PROFILES["ci"]
 
@@ -122,3 +124,89 @@ def test_spread_by_hand():
     assert spread([0.164, 0.173, 0.176]) == "17.1 (16.4 to 17.6)"
     assert spread([0.5]) == "50.0 (50.0 to 50.0)"
     assert spread(value for value in (1.0, 0.0)) == "50.0 (0.0 to 100.0)"
+
+
+def made_up(folder, name="deeplab_v3.resnet50", **changes):
+    """A file as `experiments/full_size.py` writes it, with numbers that are easy to follow."""
+    model, backbone = name.split(".")
+    facts = {
+        "model": model,
+        "backbone": backbone,
+        "image_size": 513,
+        "parameters": 39_638_868,
+        "seeds": [0, 2],
+    }
+    facts |= {"devices": ["GPU A", "GPU A"], "test_scenes": 500, "recipe": {"batch_size": 24}}
+    scores = {"miou": [0.5, 0.6], "thin": [0.1, 0.3]}
+    costs = {
+        "minutes": [7.26, 7.5],
+        "steps": [2000, 2000],
+        "images_per_second": [150.4, 148.6],
+        "peak_gib": [31.2, 31.2],
+    }
+    return save_result(
+        f"full_size_{name}", "python x.py", CI, scores | costs, folder=folder, **facts | changes
+    )
+
+
+def test_what_a_gpu_recorded_is_told_in_full(tmp_path, capsys):
+    made_up(tmp_path)
+    show_full_size("deeplab_v3", folder=tmp_path)
+    printed = capsys.readouterr().out
+    first, second, *rows = printed.splitlines()
+    assert first == f"deeplab_v3 on resnet50: 39.6 M parameters, scenes of 513 px, profile ci, {date.today()}"
+    assert second == (
+        "GPU A; 2 seeds (0, 2): 7.26 to 7.5 min, 2000 steps of 24 scenes, 149 to 150 images/s, 31.2 GiB at the peak"
+    )
+    assert rows[0] == "IoU on 500 test scenes, points, mean (range over seeds):"
+    assert [row.split(maxsplit=1) for row in rows[1:3]] == [
+        ["mIoU", "55.0 (50.0 to 60.0)"],
+        ["thin", "20.0 (10.0 to 30.0)"],
+    ]
+    assert rows[3:] == ["made by: python x.py"]
+
+
+def test_each_backbone_is_shown_and_no_other_model(tmp_path, capsys):
+    for name in ("deeplab_v3.resnet101", "deeplab_v3.resnet50", "deeplab_v3plus.xception65"):
+        made_up(tmp_path, name)
+    show_full_size("deeplab_v3", folder=tmp_path)
+    printed = capsys.readouterr().out
+    assert printed.count("deeplab_v3 on resnet") == 2 and "v3plus" not in printed
+
+
+def test_one_seed_and_no_memory(tmp_path, capsys):
+    made_up(tmp_path, seeds=[1], devices=["GPU B"])
+    path = tmp_path / "full_size_deeplab_v3.resnet50.json"
+    result = json.loads(path.read_text())
+    del result["measured"]["peak_gib"]
+    path.write_text(json.dumps(result))
+    show_full_size("deeplab_v3", folder=tmp_path)
+    assert "GPU B; seed 1: " in (printed := capsys.readouterr().out) and "memory not measured" in printed
+
+
+def test_the_picture_beside_a_result_is_shown(tmp_path, monkeypatch):
+    shown: list = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    made_up(tmp_path)
+    show_full_size("deeplab_v3", folder=tmp_path)
+    assert not shown
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "full_size_deeplab_v3.resnet50.png")
+    show_full_size("deeplab_v3", folder=tmp_path)
+    (picture,) = shown
+    assert picture.data == (tmp_path / "full_size_deeplab_v3.resnet50.png").read_bytes()
+    assert "deeplab_v3" in picture.alt
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_where_nothing_is_recorded_it_says_so_and_how(model, tmp_path, capsys):
+    show_full_size(model, folder=tmp_path)
+    sentence, command = capsys.readouterr().out.splitlines()
+    assert sentence.startswith(f"No run of {model} at full size is recorded yet.")
+    assert command == f"python experiments/full_size.py --model {model} --seed 0 --minutes 8"
+
+
+def test_full_size_of_no_model():
+    with pytest.raises(
+        ValueError, match=r"No model is called 'fcn4s'; choose from fcn32s, .*deeplab_v3plus\."
+    ):
+        show_full_size("fcn4s")
