@@ -8,7 +8,7 @@ LIMIT ?= 1800
 # JupyterLab refuses to run as root, which is who you are in most containers
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help lab test test-all course gpu-course stale format lint crf clean
+.PHONY: help lab test test-all course gpu-course site stale format lint crf clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -28,6 +28,11 @@ course: $(READY) ## run every notebook in the active profile into build/, print 
 
 gpu-course: $(READY) ## the same in profile gpu, at most LIMIT=1800 a notebook; finished training is kept
 	@$(PYTHON_IN_VENV) tools/notebooks.py course --profile gpu --limit $(LIMIT) --keep-runs --into build/gpu
+
+site: $(READY) ## make web pages of the notebooks as they were executed, in build/site
+	@.venv/bin/sphinx-build -q -W --keep-going -c docs . build/site
+	@cp build/site/README.html build/site/index.html
+	@echo "open build/site/index.html"
 
 stale: $(READY) ## list notebooks and results that other code of the package made
 	@$(PYTHON_IN_VENV) tools/notebooks.py stale

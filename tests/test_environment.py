@@ -91,6 +91,7 @@ def test_makefile_has_the_documented_targets() -> None:
         "test-all",
         "course",
         "gpu-course",
+        "site",
         "stale",
         "format",
         "lint",
