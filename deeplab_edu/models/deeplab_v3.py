@@ -8,8 +8,9 @@ Two ways to use atrous convolution on a residual network whose stride stops at `
     ASPP:     blocks 1-4 ---- -> 3x3, rates 6, 12, 18 ---+-> concatenate -> 1x1 -> scores      (§3.3, fig. 5)
                               -> mean over the image ----+
 
-v2's ASPP gets batch norm, a 1x1 branch, the image's own mean, and a projection in place of the sum. The three units of
-block 4 (and 5, 6, 7) have rates of their own, the multi-grid. Rates given for output stride 16 double at 8.
+v2's ASPP gets batch norm, a 1x1 branch, and a projection in place of the sum; and, as the taps of large rates fall
+beside a small map, the image's own mean in place of ever larger rates. The three units of block 4 (and 5, 6, 7) have
+rates of their own, the multi-grid. Rates given for output stride 16 double at 8.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,8 @@
 """DeepLab v3+: Chen, Zhu, Papandreou, Schroff & Adam, *Encoder-Decoder with Atrous Separable Convolution*, ECCV 2018.
 
-v3 upsamples its features 8 or 16 times in one step, and the outlines are lost. A decoder brings them back from a map
-of stride 4 (§3.1, fig. 2). Convolutions in ASPP and decoder become separable, and so may the backbone, Xception:
+v3 upsamples its scores 8 or 16 times in one step, and outlines are lost. Here v3 is the encoder, and a decoder brings
+them back from a map of stride 4 (§3.1, fig. 2). Its convolutions, and ASPP's, become separable, which saves most of
+their arithmetic (`layers.separable_conv_bn_relu`), and so may the backbone, Xception (§3.2, `xception`):
 
     image -> backbone -> v3's ASPP, 256 channels -> up 4 --+
                  +-> map of stride 4 -> 1x1, 48 channels --+-> 3x3 -> 3x3 -> scores -> up 4

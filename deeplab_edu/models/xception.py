@@ -86,7 +86,8 @@ class Block(nn.Module):
     """Three separable convolutions, the last with the stride, plus the input or a 1x1 convolution of it (fig. 4).
 
     Returns what the second and what the whole block computes. The shortcut is a convolution where stride or channels
-    change nominally; it stays one where the stride is taken away.
+    change nominally, and stays one where the stride is taken away, so that no weight is left over. (timm drops it from
+    block 4 of its xception71 at output stride 8, and computes something else there than at 16 or 32.)
     """
 
     def __init__(self, in_channels: int, channels: tuple[int, int, int], stride: int) -> None:
