@@ -197,7 +197,7 @@ def open_data(arguments: argparse.Namespace, profile: Profile, split: str, train
 
 
 def settings_of(arguments: argparse.Namespace, profile: Profile) -> Settings:
-    """The profile's recipe with what the command changes; processes share the work of augmentation."""
+    """The profile's recipe for the model with what the command changes; processes share the work of augmentation."""
     names = (
         "iterations",
         "batch_size",
@@ -209,7 +209,7 @@ def settings_of(arguments: argparse.Namespace, profile: Profile) -> Settings:
         "seed",
     )
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    return Settings.from_profile(profile, **given, draws="picture")
+    return Settings.from_profile(profile, arguments.model, **given, draws="picture")
 
 
 def options_of(arguments: argparse.Namespace, profile: Profile) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class Profile:
     learning_rate: float
     quiet: bool  # no progress bar, no live curve
     options_of: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # that differ for one model
+    recipe_of: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # settings that one model needs
     minutes: Mapping[str, float] = field(default_factory=dict)  # expected minutes of each notebook, measured
     accept: Mapping[str, float] = field(default_factory=dict)  # what a notebook's training must reach
 
@@ -157,6 +158,7 @@ PROFILES: dict[str, Profile] = {
         iterations=1200,
         model_options={"backbone": "tiny", "width": 16},
         learning_rate=8e-3,
+        recipe_of={"deeplab_v3plus": {"learning_rate": 1e-3}},  # more, and interiors are not learned
         quiet=False,
         minutes={
             "00_start_here": 1,

@@ -93,10 +93,14 @@ class Settings:
             raise ValueError(f"Unknown draws {self.draws!r}; choose step or picture.")
 
     @classmethod
-    def from_profile(cls, profile: Profile, **changes: Any) -> "Settings":
-        """The recipe of a profile, with changes (`experiments/recipe_search.py` tells where it comes from)."""
+    def from_profile(cls, profile: Profile, model: str = "", **changes: Any) -> "Settings":
+        """The recipe of a profile, or what it has for `model`, with changes.
+
+        `experiments/recipe_search.py` tells where it comes from, and `experiments/deeplab_v3plus.py` for v3+.
+        """
         names = ("iterations", "batch_size", "learning_rate", "precision")
-        return cls(**{n: getattr(profile, n) for n in names} | changes)
+        usual = {n: getattr(profile, n) for n in names}
+        return cls(**{**usual, **profile.recipe_of.get(model, {}), **changes})
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""

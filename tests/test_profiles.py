@@ -8,6 +8,7 @@ import torch
 
 from deeplab_edu.models import MODELS, build_model
 from deeplab_edu.profiles import PROFILES, THREADS, VARIABLE, Profile, bf16_is_fast, runs_folder
+from deeplab_edu.training import Settings, differing_fields
 
 NUMBERS = ("threads", "image_size", "train_scenes", "val_scenes", "batch_size", "iterations", "learning_rate")
 
@@ -89,6 +90,18 @@ def test_every_profile_has_what_notebooks_use(name):
         for model_name in MODELS:
             model = build_model(model_name, num_classes=12, **profile.options(model_name)).eval()
             assert model(torch.empty(1, 3, 64, 64)).shape == (1, 12, 64, 64)
+
+
+def test_a_model_may_have_a_recipe_of_its_own():
+    profile = dataclasses.replace(PROFILES["cpu"], recipe_of={"deeplab_v3plus": {"warmup": 7}})
+    usual, own = (Settings.from_profile(profile, name) for name in ("deeplab_v3", "deeplab_v3plus"))
+    assert differing_fields(usual, own) == {"warmup"} and own.warmup == 7
+    assert usual == Settings.from_profile(profile)
+    assert Settings.from_profile(profile, "deeplab_v3plus", warmup=9).warmup == 9
+    for profile in PROFILES.values():
+        for name, recipe in profile.recipe_of.items():
+            assert name in MODELS
+            assert Settings.from_profile(profile, name) == Settings.from_profile(profile, **recipe)
 
 
 def test_profiles_agree_on_what_they_promise():
