@@ -97,6 +97,41 @@ def save_result(
     return path
 
 
+def replace_arms(
+    name: str,
+    command: str,
+    measured: Mapping[str, Any],
+    *,
+    same: Mapping[str, Any],
+    folder: Path | None = None,
+    **facts: Any,
+) -> Path:
+    """Put arms that were measured anew in the place of those in `results/<name>.json`; the others stay as they are.
+
+    What has to be the same for all arms, recipe and seeds, is in `same`; a setting that the record does not have yet
+    is passed over. Under "again" the result says of each such arm when, where and by what code it was measured.
+
+    Raises:
+        ValueError: the recorded arms were measured in another way than `same` says.
+    """
+    content = load_result(name, folder=folder)
+    for key, value in json.loads(json.dumps(same, default=_plain)).items():
+        recorded = content.get(key)
+        if isinstance(recorded, dict) and isinstance(value, dict):
+            value = {k: v for k, v in value.items() if k in recorded}
+        if recorded != value:
+            raise ValueError(
+                f"The recorded arms of {name!r} have another {key!r}; measure all of them again."
+            )
+    note = {"command": command, "date": date.today().isoformat(), "code": code_digest(), "machine": machine()}
+    again = content.get("again", {}) | dict.fromkeys(measured, note)
+    content["measured"] |= measured
+    content |= {**facts, "again": again}
+    path = (folder or FOLDER) / f"{name}.json"
+    path.write_text(json.dumps(content, indent=1, default=_plain, allow_nan=False) + "\n")
+    return path
+
+
 def load_result(name: str, *, folder: Path | None = None) -> dict[str, Any]:
     """Read `results/<name>.json`.
 

@@ -1,6 +1,7 @@
 """DeepLab v2 on shapes of three sizes: one rate, several, a control, several image sizes, and two schedules.
 
     python experiments/deeplab_v2.py --profile cpu --seeds 0 1 2
+    python experiments/deeplab_v2.py --arms "LargeFOV, step"   # this arm anew; the rest of the result stays
 
 The control has ASPP's parameters and one rate: what it lacks is nothing but the variety. A seed changes initial
 weights, order of the pictures and the training scenes themselves; nothing was tuned on the test scenes. Costs are CPU
@@ -22,7 +23,7 @@ from deeplab_edu.data.scenes import SceneDataset
 from deeplab_edu.models import build_model
 from deeplab_edu.models.deeplab_v2 import MultiScaleInputs
 from deeplab_edu.profiles import PROFILES, Profile
-from deeplab_edu.results import save_result
+from deeplab_edu.results import replace_arms, save_result
 from deeplab_edu.training import History, Settings, differing_fields, evaluate, fit, stack, train_step
 
 Scores = dict[str, dict[str, list[float]]]  # arm -> metric -> one value a seed
@@ -55,46 +56,49 @@ def make(name: str, profile: Profile) -> nn.Module:
     return (model if len(scales) == 1 else MultiScaleInputs(model, scales)).to(profile.device)
 
 
-def train_arm(name: str, seed: int, profile: Profile, runs: str | Path) -> tuple[nn.Module, History, dict]:
-    """Train one arm, or load its finished run; the model, its history, and what it was trained with."""
-    rates, scales, schedule = ARMS[name]
+def settings_of(name: str, profile: Profile, seed: int = 0) -> Settings:
+    return Settings.from_profile(profile, seed=seed, schedule=ARMS[name][2])
+
+
+def check_pairs(profile: Profile) -> None:
+    """Compared arms differ in what they are compared for, and in nothing else."""
+    recipes = {
+        name: {"rates": rates, "scales": scales, **asdict(settings_of(name, profile))}
+        for name, (rates, scales, _) in ARMS.items()
+    }
+    for pair, field in PAIRS.items():
+        differ = differing_fields(*(recipes[name] for name in pair))
+        assert differ == {field}, f"{' and '.join(pair)} may differ in {field} only, not in {differ}"
+
+
+def train_arm(name: str, seed: int, profile: Profile, runs: str | Path) -> tuple[nn.Module, History]:
+    """Train one arm, or load its finished run; the model and its history."""
     train = SceneDataset("shapes", "train", size=profile.image_size, length=profile.train_scenes, seed=seed)
-    settings = Settings.from_profile(profile, seed=seed, schedule=schedule)
     torch.manual_seed(seed)
     model = make(name, profile)
     folder = f"v2-{name.replace(', ', '-').replace(' ', '_')}-{seed}"
-    history = fit(model, train, None, settings, name=folder, runs=runs, quiet=True)
-    return model, history, {"rates": rates, "scales": scales, "data": repr(train), **asdict(settings)}
+    return model, fit(
+        model, train, None, settings_of(name, profile, seed), name=folder, runs=runs, quiet=True
+    )
 
 
-def run(profile: Profile, seeds: list[int], runs: str | Path) -> Iterator[tuple[Scores, Scores]]:
-    """After each training: scores of every arm so far, and those of ASPP with one branch switched off."""
+def run(
+    profile: Profile, arms: list[str], seeds: list[int], runs: str | Path
+) -> Iterator[tuple[Scores, Scores]]:
+    """After each arm: scores of those so far, and those of ASPP with one branch switched off."""
     test = SceneDataset("shapes", "test", size=profile.image_size, length=2 * profile.val_scenes)
-    scores: Scores = {name: {} for name in ARMS}
+    scores: Scores = {}
     without: Scores = {f"without rate {rate}": {} for rate in ASPP}
-    recipes: dict[str, dict] = {}
-    names = list(ARMS)  # the arms of the main claim first, so that an interrupted run holds them whole
-    order = [(name, seed) for name in names[:3] for seed in seeds]
-    order += [(name, seed) for seed in seeds for name in names[3:]]
-    for name, seed in order:
-        model, history, recipe = train_arm(name, seed, profile, runs)
-        measured = evaluate(model, test, detailed=True, precision=profile.precision)
-        print(f"{name}, seed {seed}: {history}; test mIoU {measured['miou']:.3f}", flush=True)
-        add(scores[name], measured)
-        if name == "ASPP":
-            for number, scored in enumerate(without.values()):
-                add(scored, score_without(model, number, test, profile))
-        recipes.setdefault(name, recipe)
-        check_pairs(recipes)
+    for name in arms:
+        for seed in seeds:
+            model, history = train_arm(name, seed, profile, runs)
+            measured = evaluate(model, test, detailed=True, precision=profile.precision)
+            print(f"{name}, seed {seed}: {history}; test mIoU {measured['miou']:.4f}", flush=True)
+            add(scores.setdefault(name, {}), measured)
+            if name == "ASPP":
+                for number, scored in enumerate(without.values()):
+                    add(scored, score_without(model, number, test, profile))
         yield scores, without
-
-
-def check_pairs(recipes: dict[str, dict]) -> None:
-    """Compared arms differ in what they are compared for, and in nothing else."""
-    for pair, field in PAIRS.items():
-        if recipes.keys() >= set(pair):
-            differ = differing_fields(*(recipes[name] for name in pair))
-            assert differ == {field}, f"{' and '.join(pair)} may differ in {field} only, not in {differ}"
 
 
 def add(scores: dict[str, list[float]], measured: dict[str, float]) -> None:
@@ -153,21 +157,32 @@ def main() -> None:
     parser.add_argument("--profile", choices=PROFILES, default="cpu")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--runs", help="keep the runs in this folder; default: a temporary one, so that all is trained"
+        "--arms", nargs="+", choices=ARMS, help="measure these anew; the others stay as recorded"
     )
-    parser.add_argument("--into", type=Path, help="folder for the result; default: results/")
+    parser.add_argument(
+        "--runs", help="keep the runs in this folder, and go on from there; default: a temporary one"
+    )
+    parser.add_argument("--into", type=Path, help="folder of the result; default: results/")
     arguments = parser.parse_args()
-    profile = Profile.load(arguments.profile)
-    seeds = " ".join(map(str, arguments.seeds))
-    command = f"python experiments/deeplab_v2.py --profile {profile.name} --seeds {seeds}"
+    profile, seeds = Profile.load(arguments.profile), arguments.seeds
+    check_pairs(profile)
+    command = f"python experiments/deeplab_v2.py --profile {profile.name} --seeds {' '.join(map(str, seeds))}"
     arms = {name: dict(zip(("rates", "scales", "schedule"), arm, strict=True)) for name, arm in ARMS.items()}
-    facts = {"seeds": arguments.seeds, "recipe": asdict(Settings.from_profile(profile)), "arms": arms}
-    facts["costs"], name = costs(profile), f"deeplab_v2.{profile.name}"
+    facts = {"seeds": seeds, "recipe": asdict(Settings.from_profile(profile)), "arms": arms}
+    name, again = f"deeplab_v2.{profile.name}", arguments.arms
+    if again:
+        command += " --arms " + " ".join(f'"{arm}"' for arm in again)
+    else:
+        facts["costs"] = costs(profile)
     with tempfile.TemporaryDirectory() as fresh:
-        for measured, without in run(profile, arguments.seeds, arguments.runs or fresh):
-            facts["without"] = without
-            path = save_result(name, command, profile, measured, folder=arguments.into, **facts)
-    print("wrote", path)
+        for measured, without in run(profile, again or list(ARMS), seeds, arguments.runs or fresh):
+            if again:
+                more = {"without": without} if "ASPP" in measured else {}
+                path = replace_arms(name, command, measured, folder=arguments.into, same=facts, **more)
+            else:
+                facts["without"] = without
+                path = save_result(name, command, profile, measured, folder=arguments.into, **facts)
+            print("wrote", path, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """DeepLab v3, part by part, over several seeds: cascade, multi-grid, image pooling, batch norm, output stride.
 
     python experiments/deeplab_v3.py --profile cpu --seeds 0 1 2
+    python experiments/deeplab_v3.py --arms "momentum 0.1"   # this arm anew; the rest of the result stays
 
 A seed changes initial weights, order of the pictures and the training scenes; scores are on test scenes that nothing
 was tuned on. Each trained network is an arm; some are scored in several ways. Writes results/deeplab_v3.<profile>.json.
@@ -8,7 +9,7 @@ was tuned on. Each trained network is an arm; some are scored in several ways. W
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from deeplab_edu.models.deeplab_v3 import ASPP
 from deeplab_edu.models.layers import init_he
 from deeplab_edu.profiles import PROFILES, Profile
 from deeplab_edu.receptive_field import receptive_field
-from deeplab_edu.results import save_result
+from deeplab_edu.results import replace_arms, save_result
 from deeplab_edu.training import Settings, evaluate, fit, stack
 
 TEST_SCENES = 128
@@ -115,11 +116,18 @@ STUDIES: dict[str, dict[str, Arm]] = {
         "stored statistics": Arm({}, change=freeze_statistics),
     },
 }
+ARMS = {name: arm for arms in STUDIES.values() for name, arm in arms.items()}
 STRIDES_SCORED = {  # arm -> output strides it is scored at, beside its own
     "block 4, output stride 32": (16, 8),
     "block 4, output stride 16": (32, 8),
     "output stride 8, (1, 1, 1)": (32, 16),
     "momentum 0.1": (32, 8),
+}
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+ASKED = {  # how the network of "momentum 0.1" is asked at output strides 16 and 8, all in float32
+    "asked once": {"precision": "float32"},
+    "scales": {"scales": SCALES},
+    "scales and mirror": {"scales": SCALES, "flip": True},
 }
 
 
@@ -157,26 +165,34 @@ def score_all(
         model.set_output_stride(stride)
         scores[f"{name} -> {stride}"] = score(model, test, profile)
         model.set_output_stride(own)
+    if name == "momentum 0.1":
+        for stride in (16, 8):
+            model.set_output_stride(stride)
+            for way, how in ASKED.items():
+                scores[f"{name} -> {stride}, {way}"] = evaluate(model, test, detailed=True, **how)
+        model.set_output_stride(own)
     if name == "momentum 0.0003":
         update_bn([normalize(stack(train, range(16 * i, 16 * i + 16))[0]) for i in range(20)], model)
         scores[f"{name}, statistics taken again"] = score(model, test, profile)
     return scores
 
 
-def run(profile: Profile, seeds: list[int], runs: str | Path) -> Iterator[dict[str, dict[str, list[float]]]]:
+def run(
+    profile: Profile, names: Collection[str], seeds: list[int], runs: str | Path
+) -> Iterator[dict[str, dict[str, list[float]]]]:
     """After each seed the scores so far: arm -> metric -> one value a seed."""
     size, measured = profile.image_size, {}
     tests = {p: SceneDataset(p, "test", size=size, length=TEST_SCENES) for p in ("context", "shapes")}
     for seed in seeds:
         length = 2 * profile.train_scenes // 3  # about as many as so few steps use
         trains = {p: SceneDataset(p, "train", size=size, length=length, seed=seed) for p in tests}
-        for name, arm in ((n, a) for arms in STUDIES.values() for n, a in arms.items()):
+        for name, arm in ((name, ARMS[name]) for name in names):
             model = build(arm, profile, seed)
             settings = recipe(profile, arm, seed)
             history = fit(model, trains[arm.preset], None, settings, name=f"v3-{seed}", runs=runs, quiet=True)
             print(f"{name}, seed {seed}: {history}", flush=True)
             for way, scores in score_all(name, model, trains[arm.preset], tests[arm.preset], profile).items():
-                print(f"    {way}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()), flush=True)
+                print(f"    {way}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()), flush=True)
                 seconds = {"seconds": round(history.seconds, 1)} if way == name else {}
                 for metric, value in {**scores, **seconds}.items():
                     measured.setdefault(way, {}).setdefault(metric, []).append(value)
@@ -188,17 +204,8 @@ def recipe(profile: Profile, arm: Arm, seed: int = 0) -> Settings:
     return Settings.from_profile(profile, iterations=iterations, loss_stride=2, seed=seed, **arm.settings)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", choices=PROFILES, default="cpu")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--runs", help="keep the runs in this folder, and go on from there; default: a temporary one"
-    )
-    parser.add_argument("--into", type=Path, help="folder for the result; default: results/")
-    arguments = parser.parse_args()
-    profile = Profile.load(arguments.profile)
-    studies = {
+def describe_studies(profile: Profile) -> dict[str, dict[str, Any]]:
+    return {
         study: {
             name: {
                 "preset": arm.preset,
@@ -209,14 +216,35 @@ def main() -> None:
         }
         for study, arms in STUDIES.items()
     }
-    facts = {"recipe": asdict(recipe(profile, Arm({}))), "studies": studies}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", choices=PROFILES, default="cpu")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--arms", nargs="+", choices=ARMS, help="measure these anew; the others stay as recorded"
+    )
+    parser.add_argument(
+        "--runs", help="keep the runs in this folder, and go on from there; default: a temporary one"
+    )
+    parser.add_argument("--into", type=Path, help="folder of the result; default: results/")
+    arguments = parser.parse_args()
+    profile, again, folder = Profile.load(arguments.profile), arguments.arms, arguments.into
+    facts = {"recipe": asdict(recipe(profile, Arm({}))), "studies": describe_studies(profile)}
+    name, script = f"deeplab_v3.{profile.name}", f"python experiments/deeplab_v3.py --profile {profile.name}"
     with tempfile.TemporaryDirectory() as fresh:
-        for count, measured in enumerate(run(profile, arguments.seeds, arguments.runs or fresh), 1):
+        runs = arguments.runs or fresh
+        for count, measured in enumerate(run(profile, again or ARMS, arguments.seeds, runs), 1):
             seeds = arguments.seeds[:count]
-            command = f"python experiments/deeplab_v3.py --profile {profile.name} --seeds {' '.join(map(str, seeds))}"
-            name = f"deeplab_v3.{profile.name}"
-            path = save_result(name, command, profile, measured, folder=arguments.into, seeds=seeds, **facts)
-            print("wrote", path, flush=True)
+            command = f"{script} --seeds {' '.join(map(str, seeds))}"
+            if not again:
+                path = save_result(name, command, profile, measured, folder=folder, seeds=seeds, **facts)
+                print("wrote", path, flush=True)
+    if again:
+        command += " --arms " + " ".join(f'"{arm}"' for arm in again)
+        same = {"seeds": arguments.seeds, **facts}
+        print("wrote", replace_arms(name, command, measured, same=same, folder=folder))
 
 
 if __name__ == "__main__":

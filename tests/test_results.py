@@ -14,7 +14,15 @@ from PIL import Image
 from deeplab_edu import results
 from deeplab_edu.models import MODELS
 from deeplab_edu.profiles import PROFILES
-from deeplab_edu.results import code_digest, load_result, machine, save_result, show_full_size, spread
+from deeplab_edu.results import (
+    code_digest,
+    load_result,
+    machine,
+    replace_arms,
+    save_result,
+    show_full_size,
+    spread,
+)
 
 CI = PROFILES["ci"]
 
@@ -51,6 +59,37 @@ def test_tensors_arrays_and_mappings_become_plain_numbers(tmp_path):
 def test_the_folder_is_made_and_the_file_ends_with_a_newline(tmp_path):
     path = save_result("first", "", CI, 1, folder=tmp_path / "new" / "results")
     assert path.read_text().endswith("}\n")
+
+
+def test_arms_measured_anew_replace_their_own_and_leave_the_others(tmp_path):
+    recorded = {"a": [0.1, 0.2], "b": [0.3]}
+    save_result("arms", "python x.py", CI, recorded, folder=tmp_path, seeds=[0, 1], recipe={"rates": (1, 2)})
+    before = load_result("arms", folder=tmp_path)
+    same = {
+        "seeds": [0, 1],
+        "recipe": {"rates": (1, 2), "came later": 1},
+    }  # a tuple, where the file has a list
+    replace_arms("arms", "python x.py --arms b", {"b": [0.4, 0.5]}, same=same, folder=tmp_path)
+    after = load_result("arms", folder=tmp_path)
+    assert after["measured"] == {"a": [0.1, 0.2], "b": [0.4, 0.5]}
+    assert set(after["again"]) == {"b"}
+    assert after["again"]["b"]["command"] == "python x.py --arms b"
+    assert after["again"]["b"]["code"] == code_digest()
+    assert {k: v for k, v in after.items() if k not in ("again", "measured")} == {
+        k: v for k, v in before.items() if k != "measured"
+    }
+
+
+def test_arms_of_another_recipe_are_not_mixed(tmp_path):
+    was = {"seeds": [0], "recipe": {"rates": 3}}
+    path = save_result("arms", "", CI, {"a": [0.1]}, folder=tmp_path, **was)
+    before = path.read_bytes()
+    for key, now in (("seeds", [0, 1]), ("recipe", {"rates": 4}), ("recipe", {})):
+        with pytest.raises(
+            ValueError, match=f"The recorded arms of 'arms' have another '{key}'; measure all"
+        ):
+            replace_arms("arms", "", {"a": [0.2]}, same=was | {key: now}, folder=tmp_path)
+    assert path.read_bytes() == before
 
 
 def test_a_missing_result_lists_what_there_is(tmp_path):
