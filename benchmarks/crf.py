@@ -8,7 +8,6 @@ presets are measured. pydensecrf always runs on one core of the CPU. Memory is h
 fresh process's peak lies above what it held before (on Linux only), once, on the CPU. A case's arms take turns.
 """
 
-import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib import cbook
 from PIL import Image
-from timing import interleave, machine_line, parse, quartiles, ratio, save, spread, table
+from timing import interleave, machine_line, parse, quartiles, ratio, resident, save, spread, table
 from torch import Tensor
 
 from deeplab_edu.crf import PRESETS
@@ -49,15 +48,6 @@ def peak_memory(preset: str, backend: str, size: int) -> float:
     before = resident("VmRSS")
     refine(preset, backend, *given)
     return resident("VmHWM") - before
-
-
-def resident(field: str) -> float:
-    """MB of memory now (VmRSS) or at most so far (VmHWM). `getrusage` would count the parent's peak, too."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return math.nan
-    line = next(line for line in status.read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
 
 
 def peak_memory_of_its_own(preset: str, backend: str, size: int) -> float:

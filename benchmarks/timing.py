@@ -1,9 +1,11 @@
 """How all benchmarks measure: arms in turn, medians and quartiles, a Markdown table, the machine beside it."""
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -53,6 +55,15 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float,
     """The ratio of the medians, between the quartiles of the ratios of neighbouring pairs."""
     low, _, high = quartiles([a / b for a, b in zip(ours, theirs, strict=True)])
     return low, median(ours) / median(theirs), high
+
+
+def resident(field: str) -> float:
+    """MB of memory now (VmRSS) or at most so far (VmHWM). `getrusage` would count the parent's peak, too."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return math.nan
+    line = next(line for line in status.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

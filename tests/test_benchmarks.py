@@ -106,7 +106,22 @@ def test_no_repetitions_are_refused(timing, monkeypatch, capsys, repetitions):
 @pytest.mark.slow
 def test_models(run, capsys):
     saved = run("models", "--repetitions", "1", "--save")["measured"]
+    assert len(saved) == 3
     for result in saved.values():
-        assert result["cost"]["ours"] == result["cost"]["theirs"]  # the same network
+        assert {len(result[kind][arm]) for kind in ("forward", "training_step") for arm in result[kind]} == {
+            1
+        }
         assert all(value > 0 for value in result["peak MiB"].values())
     assert "speed forward" in capsys.readouterr().out
+
+
+def test_networks_that_differ_are_not_timed(timing):
+    pytest.importorskip("segmentation_models_pytorch", reason="pip install segmentation-models-pytorch")
+    import models
+
+    torch.manual_seed(0)
+    one, other = (torch.nn.Conv2d(3, 4, 1) for _ in range(2))
+    with pytest.raises(RuntimeError, match="the arms are not the same network"):
+        models.check_equal(one, other)
+    models.share_weights(one, other)
+    models.check_equal(one, other)
