@@ -19,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from deeplab_edu.models.weights import check_stride_in, stride_in
+
 try:
     import fcntl
 except ImportError:  # Windows: nobody is refused there
@@ -53,7 +55,8 @@ def write_json(path: Path, content: Any) -> None:
 
 def save_weights(path: str | Path, model: nn.Module, **facts: Any) -> None:
     """Weights as safetensors, with JSON facts in the header; the file appears whole or not at all."""
-    _write(Path(path), model.state_dict(), facts)
+    where = {"stride_in": stride_in(model)} if stride_in(model) else {}
+    _write(Path(path), model.state_dict(), where | facts)
 
 
 def load_weights(path: str | Path, model: nn.Module) -> dict[str, Any]:
@@ -64,6 +67,7 @@ def load_weights(path: str | Path, model: nn.Module) -> dict[str, Any]:
         ValueError: not a safetensors file, a damaged one, or weights of another architecture.
     """
     tensors, facts = read_tensors(Path(path))
+    check_stride_in(model, facts, path)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

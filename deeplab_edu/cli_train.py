@@ -27,6 +27,7 @@ from deeplab_edu.data.augment import train_transforms
 from deeplab_edu.data.labels import LabelSet
 from deeplab_edu.figures import draw_history
 from deeplab_edu.models import MODELS, build_model
+from deeplab_edu.models.weights import stride_in
 from deeplab_edu.processes import Processes, leave, processes
 from deeplab_edu.profiles import PROFILES, Profile
 from deeplab_edu.results import machine
@@ -129,7 +130,7 @@ def train(arguments: argparse.Namespace) -> int:
         model = build_model(arguments.model, data.labels.num_classes, **options).to(profile.device)
     told = {**vars(arguments), "profile": profile.name}
     kept = {
-        "model.json": describe_model(arguments.model, options, data.labels),
+        "model.json": describe_model(arguments.model, options, data.labels, stride_in(model)),
         "run.json": {"command": _command(), "arguments": told, "machine": machine()},
     }
     log = Log(settings, team)
@@ -232,9 +233,16 @@ def read_option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def describe_model(name: str, options: dict[str, Any], labels: LabelSet) -> dict[str, Any]:
-    """What builds the network again; its weights come from the run, so nothing pretrained is asked for."""
+def describe_model(
+    name: str, options: dict[str, Any], labels: LabelSet, strides: str | None
+) -> dict[str, Any]:
+    """What builds the network again; its weights come from the run, so nothing pretrained is asked for.
+
+    Pretrained ResNets stride elsewhere (`stride_in`), which has to be said from now on.
+    """
     kept = {key: value for key, value in options.items() if key not in ("pretrained", "weights")}
+    if strides and options.get("pretrained"):
+        kept["stride_in"] = strides
     return {"name": name, "num_classes": labels.num_classes, "options": kept, "labels": asdict(labels)}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from deeplab_edu.cli import main
@@ -82,6 +83,21 @@ def test_a_run_folder_holds_all_that_a_repetition_needs(run, photos):
     assert model["labels"]["names"] == ["ground", "disc", "square"]
     with Image.open(run / "curve.png") as picture:
         assert picture.size[0] > 300
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["deeplab_v2", "deeplab_v3"])
+def test_a_run_from_pretrained_weights_is_built_again_as_it_was_trained(model, tmp_path):
+    """A pretrained ResNet strides in other convolutions than a fresh one, and its weights don't tell."""
+    torch.save(torchvision.models.resnet50(weights=None).state_dict(), tmp_path / "resnet50.pth")
+    options = ["--option", "backbone=resnet50", "--option", f"pretrained={tmp_path / 'resnet50.pth'}"]
+    folder = tmp_path / "run"
+    command = ["train", "--model", model, "--profile", "ci", "--iterations", "1", "--batch-size", "2"]
+    assert main([*command, *options, "--val-split", "none", "--run", str(folder)]) == 0
+    again, _ = load_run(folder)
+    assert again.backbone.stride_in == "3x3"
+    first = again.backbone.layers[1][0]
+    assert (first.conv1.nominal_stride, first.conv2.nominal_stride) == (1, 2)
 
 
 def test_the_log_tells_speed_and_time_left(run):

@@ -47,10 +47,15 @@ def build_model(
     """Build the model `name` (a key of `MODELS`) with `num_classes` classes, background included.
 
     `options` are the keyword arguments of the model's class, e.g. `backbone="tiny"`. The model maps normalised
-    images (N, 3, H, W) to logits (N, num_classes, H, W). `weights` is a file of the whole model's weights (a plain
-    state dict, `.pth` or `.safetensors`), or "coco" for torchvision's with `compat="torchvision"`. Raises ValueError
-    for an unknown name, a number of classes below 2 or weights of another network, TypeError for an option the
-    model does not have, FileNotFoundError for a missing file.
+    images (N, 3, H, W) to logits (N, num_classes, H, W).
+
+    `weights` is a file of the whole model's weights (a plain state dict, `.pth` or `.safetensors`), or "coco" for
+    torchvision's with `compat="torchvision"`. Weights do not tell where a ResNet strides: what was trained from
+    `pretrained` ones needs `stride_in="3x3"` again. Runs of this course keep a note of it, and a wrong one is refused;
+    a plain `.pth` has none.
+
+    Raises ValueError for an unknown name, a number of classes below 2 or weights of another network, TypeError for an
+    option the model does not have, FileNotFoundError for a missing file.
     """
     if name not in _TABLE:
         raise ValueError(f"no model is called {name!r}; choose from {', '.join(MODELS)}")

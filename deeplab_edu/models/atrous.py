@@ -18,7 +18,12 @@ def set_output_stride(
     their map's size but for the stride. Inside a block, layers under `downsample` or `shortcut` are beside the rest.
     `unit_rates` multiply the rates within each unit (multi-grid; v3, §3.2.1). Calling it again starts from the
     strides the layers were built with. Returns the stride of the map after each unit.
+
+    Raises ValueError for an output stride that is no whole number from 1 up, and where a max pool would need holes
+    and has a padding: torch allows a padding of half the kernel without its holes at most.
     """
+    if not isinstance(output_stride, int) or output_stride < 1:
+        raise ValueError(f"output_stride is a whole number from 1 up, not {output_stride!r}")
     units = list(units)
     stride, rate, strides = 1, 1, []
     for unit, unit_rate in zip(units, unit_rates or [1] * len(units), strict=True):
@@ -57,6 +62,11 @@ def arrange(layer: nn.Conv2d | nn.MaxPool2d, stride: int, rate: int) -> None:
     padding = rate * (taps - 1) // 2 if taps % 2 else 0
     if isinstance(layer, nn.Conv2d):
         layer.stride, layer.dilation, layer.padding = (stride,) * 2, (rate,) * 2, (padding,) * 2
+    elif padding > taps // 2:
+        raise ValueError(
+            f"a max pool of {taps} x {taps} with padding cannot read with holes, as it would have to at this output "
+            "stride; ask for a larger one"
+        )
     else:
         layer.stride, layer.dilation, layer.padding = stride, rate, padding
 

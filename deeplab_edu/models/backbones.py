@@ -152,6 +152,7 @@ class Backbone(nn.Module):
         self.channels = tuple(channels)
         self.strides = tuple(4 * 2**i for i in range(len(layers)))
         self.multi_grid: tuple[int, ...] | None = None
+        self.stride_in: str | None = None  # a ResNet's
 
     def set_output_stride(self, output_stride: int) -> None:
         """Let the last map's units lie `output_stride` pixels apart, 4 or more, without changing a weight."""
@@ -182,7 +183,9 @@ def resnet(depth: int, stride_in: str) -> tuple[Backbone, dict[str, str]]:
         first.conv1.stride, first.conv2.stride = (2, 2), (1, 1)
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
     names = {"stem.0.": "conv1.", "stem.1.": "bn1."} | {f"layers.{i}.": f"layer{i + 1}." for i in range(4)}
-    return Backbone(stem, layers, (256, 512, 1024, 2048)), names
+    backbone = Backbone(stem, layers, (256, 512, 1024, 2048))
+    backbone.stride_in = stride_in
+    return backbone, names
 
 
 def mobilenet() -> tuple[Backbone, dict[str, str]]:
@@ -236,6 +239,8 @@ def atrous_backbone(
         raise ValueError(f"no backbone {name!r}; choose from {', '.join(ATROUS_BACKBONES)}")
     if stride_in not in (None, "1x1", "3x3"):
         raise ValueError(f'stride_in is "1x1" or "3x3", not {stride_in!r}')
+    if stride_in and not name.startswith("resnet"):
+        raise ValueError(f"stride_in belongs to the ResNets; leave it out for {name}")
     backbone: AtrousBackbone
     names: dict[str, str] = {}
     if name.startswith("resnet"):

@@ -37,7 +37,8 @@ class DeepLabV2(nn.Module):
     fc6-fc7-fc8 of 1024 channels; on a ResNet it is one 3x3 convolution to the scores. The paper froze ResNet's batch
     norm.
 
-    `pretrained` is True for torchvision's ImageNet weights or the path of a file of them.
+    `pretrained` is True for torchvision's ImageNet weights or the path of a file of them; where a ResNet strides then,
+    and how to choose it by `stride_in`, see `backbones.atrous_backbone`.
     """
 
     def __init__(
@@ -47,11 +48,12 @@ class DeepLabV2(nn.Module):
         backbone: str = "resnet101",
         rates: Sequence[int] | None = None,
         width: int | None = None,
+        stride_in: str | None = None,
         pretrained: bool | str | Path = False,
     ) -> None:
         super().__init__()
         rates = check_options(backbone, rates, width)
-        self.backbone, channels = trunk(backbone, width or 16, pretrained)
+        self.backbone, channels = trunk(backbone, width or 16, stride_in, pretrained)
         branch = {"vgg16": vgg_branch, "vgg16_bn": vgg_branch, "tiny": tiny_branch}.get(
             backbone, resnet_branch
         )
@@ -109,12 +111,14 @@ def score_like(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def trunk(
-    name: str, width: int, pretrained: bool | str | Path
+    name: str, width: int, stride_in: str | None, pretrained: bool | str | Path
 ) -> tuple[VGG16 | TinyStride8 | AtrousBackbone, int]:
     """The network up to its features at stride 8, and how many channels these have."""
     backbone: VGG16 | TinyStride8 | AtrousBackbone
     if name.startswith("resnet"):
-        backbone = atrous_backbone(name, STRIDE, pretrained=pretrained)
+        backbone = atrous_backbone(name, STRIDE, stride_in=stride_in, pretrained=pretrained)
+    elif stride_in is not None:
+        raise ValueError(f"stride_in belongs to the ResNets; leave it out for {name}")
     else:
         vgg = {"batch_norm": name == "vgg16_bn", "hole": True}
         backbone = TinyStride8(width) if name == "tiny" else atrous_vgg(**vgg)

@@ -1,11 +1,13 @@
 """Weights from files: a classifier's for a backbone, or a whole model's; what does not fit is said in a sentence."""
 
+import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import get_model_weights, get_weight
@@ -106,11 +108,38 @@ def load_whole(model: nn.Module, state: Mapping[str, Tensor], source: object) ->
     model.load_state_dict(dict(state))
 
 
+def check_stride_in(model: nn.Module, facts: Mapping[str, Any], source: object) -> None:
+    """Where a ResNet strides is no weight: a file whose `facts` say so is compared with the model.
+
+    Raises ValueError if it is another place: all would load, and the network would compute something else.
+    """
+    own, theirs = (stride_in(model), facts.get("stride_in"))
+    if own and theirs and own != theirs:
+        raise ValueError(
+            f"the weights from {source} are of a ResNet that strides in its {theirs} convolutions, and this one does "
+            f'in its {own}; build the model with stride_in="{theirs}"'
+        )
+
+
+def stride_in(model: nn.Module) -> str | None:
+    """The convolutions in which the model's ResNet strides, "1x1" or "3x3"; None for another backbone."""
+    return getattr(getattr(model, "backbone", None), "stride_in", None)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What `checkpoints.save_weights` wrote into a file beside the weights; of other files, nothing."""
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get("facts", "{}"))
+
+
 def load_model(model: nn.Module, source: str | Path, names: Mapping[str, str] | None = None) -> None:
     """Fill all of `model` from the file `source`, or from torchvision's network trained on COCO: source "coco".
 
     `names` maps prefixes of the model's names to those of torchvision's network, for "coco" and for files that have
-    these. "coco" is downloaded once, checksum verified. Raises what `read_weights` and `load_whole` do.
+    these. "coco" is downloaded once, checksum verified. Raises what `read_weights`, `check_stride_in` and
+    `load_whole` do.
     """
     if source == "coco" and names is None:
         raise ValueError('weights="coco" are of torchvision\'s network: build it with compat="torchvision"')
@@ -120,6 +149,7 @@ def load_model(model: nn.Module, source: str | Path, names: Mapping[str, str] | 
         state = weights.get_state_dict(progress=True, check_hash=True)
     else:
         state = read_weights(source)
+        check_stride_in(model, read_facts(Path(source)), source)
     if names and any(name.startswith("classifier.") for name in state):
         state = {
             ours + n.removeprefix(p): v

@@ -111,6 +111,21 @@ def test_parameters_and_cost_of_a_position_stay(monkeypatch):
     assert all8 > 3 * all32
 
 
+def test_a_padded_pool_that_would_need_holes_is_refused():
+    """ResNet's stem at output stride 1: torch pads a pool by half its kernel at most, whatever its rate."""
+    units = units_of("resnet50")[:4]
+    assert set_output_stride(units, 2) == [2, 2, 2, 2]
+    assert run(units, torch.rand(1, 3, 33, 33)).shape[-2:] == (17, 17)
+    with pytest.raises(ValueError, match="a max pool of 3 x 3 with padding cannot read with holes"):
+        set_output_stride(units, 1)
+
+
+@pytest.mark.parametrize("output_stride", [0, -8, 8.0, "8", None])
+def test_output_strides_that_are_none(output_stride):
+    with pytest.raises(ValueError, match="output_stride is a whole number from 1 up, not"):
+        set_output_stride(units_of("vgg16"), output_stride)
+
+
 # ------------------------------------------------------------------------------------------------ the hole algorithm
 
 
@@ -158,6 +173,7 @@ def test_atrous_is_space_to_batch(rate, blocks, seed):
     [
         ({"name": "resnet18"}, "no backbone 'resnet18'; choose from resnet50"),
         ({"name": "tiny", "stride_in": "7x7"}, 'stride_in is "1x1" or "3x3", not \'7x7\''),
+        ({"name": "tiny", "stride_in": "3x3"}, "stride_in belongs to the ResNets; leave it out for tiny"),
         ({"name": "tiny", "multi_grid": (1, 2)}, r"multi_grid is 3 whole numbers from 1 up, .* not \(1, 2\)"),
         ({"name": "tiny", "multi_grid": (1, 2, 0)}, r"multi_grid is 3 whole numbers from 1 up"),
         ({"name": "mobilenet_v2", "multi_grid": (1, 2, 4)}, "multi_grid belongs to the residual networks"),

@@ -118,6 +118,8 @@ def test_training_supervises_the_fused_scores_and_each_scale():
         ({"backbone": "tiny", "rates": ()}, r"rates are whole numbers from 1 up, one a branch, not \(\)"),
         ({"backbone": "tiny", "rates": (6, 0)}, r"rates are whole numbers from 1 up"),
         ({"backbone": "vgg16", "width": 8}, "width is a whole number from 1 up, of the tiny backbone only"),
+        ({"backbone": "tiny", "stride_in": "3x3"}, "stride_in belongs to the ResNets; leave it out for tiny"),
+        ({"backbone": "resnet50", "stride_in": "2x2"}, 'stride_in is "1x1" or "3x3", not'),
         ({"backbone": "tiny", "width": 0}, "width is a whole number from 1 up"),
         ({"backbone": "tiny", "pretrained": True}, "the tiny backbone has no ImageNet weights"),
     ],

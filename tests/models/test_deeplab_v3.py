@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from deeplab_edu.checkpoints import load_weights, save_weights
 from deeplab_edu.models import build_model
 from deeplab_edu.models.deeplab_v3 import ASPP, TORCHVISION_NAMES
 from released import aspp, conv, randomise, relative_error, resize, resnet
@@ -249,6 +250,29 @@ def test_whole_weights_come_back(tmp_path):
         assert torch.equal(model(images), again(images))
     with pytest.raises(FileNotFoundError, match="no file of weights at"):
         build_model("deeplab_v3", weights=tmp_path / "none.pth", backbone="tiny")
+
+
+def test_weights_of_a_resnet_that_strides_elsewhere_are_refused(tmp_path):
+    """All entries would load, and the network would compute something else."""
+    torch.manual_seed(0)
+    options = {"num_classes": 3, "backbone": "resnet50", "rates": (1,)}
+    elsewhere = randomise(build_model("deeplab_v2", stride_in="3x3", **options))
+    path = tmp_path / "run.safetensors"
+    save_weights(path, elsewhere, step=7)
+    images, sentence = (
+        torch.randn(1, 3, 33, 33),
+        r'strides in its 3x3 .* build the model with stride_in="3x3"',
+    )
+    with pytest.raises(ValueError, match=sentence):
+        build_model("deeplab_v2", weights=path, **options)
+    with pytest.raises(ValueError, match=sentence):
+        load_weights(path, wrong := build_model("deeplab_v2", **options))
+    again = build_model("deeplab_v2", stride_in="3x3", weights=path, **options).eval()
+    wrong.load_state_dict(elsewhere.state_dict())  # what the sentence saves from
+    with torch.no_grad():
+        assert torch.equal(again(images), elsewhere(images))
+        assert relative_error(wrong.eval()(images), elsewhere(images)) > 0.01
+    assert load_weights(path, again) == {"stride_in": "3x3", "step": 7}
 
 
 @pytest.mark.slow
