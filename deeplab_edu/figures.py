@@ -121,10 +121,9 @@ def draw_numbers(
     """A small matrix with its numbers written in the cells; `marked` cells (row, column) get a frame."""
     values = np.atleast_2d(np.asarray(values, dtype=float))
     top = np.abs(values).max() or 1.0
-    ax.imshow(values, cmap="cividis", vmin=0 if values.min() >= 0 else -top, vmax=top)
-    middle = (values.min() + values.max()) / 2
+    image = ax.imshow(values, cmap="cividis", vmin=0 if values.min() >= 0 else -top, vmax=top)
     for (row, column), value in np.ndenumerate(values):
-        shade = "black" if value > middle else "white"
+        shade = "black" if image.norm(value) > 0.5 else "white"
         ax.text(column, row, format(value, form), ha="center", va="center", color=shade, fontsize=8)
     for row, column in marked:
         ax.add_patch(

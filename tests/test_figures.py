@@ -157,7 +157,7 @@ def test_numbers_follow_their_format_and_a_row_is_a_matrix(ax):
     assert shown(ax).shape == (1, 2)
 
 
-@pytest.mark.parametrize("values", [[[0, 10]], [[-10, 10]], [[0.1, 0.9], [0.4, 0.6]]])
+@pytest.mark.parametrize("values", [[[0, 10]], [[-10, 10]], [[0.1, 0.9], [0.4, 0.6]], [[31, 38, 46]]])
 def test_numbers_can_be_read_on_their_background(ax, values):
     """Written dark on light or light on dark: at least 3 : 1 of contrast, as WCAG asks of large text."""
     draw_numbers(ax, values)
