@@ -119,10 +119,10 @@ def draw_numbers(
     ax: Axes, values: ArrayLike, title: str = "", *, form: str = "g", marked: Sequence[tuple[int, int]] = ()
 ) -> Axes:
     """A small matrix with its numbers written in the cells; `marked` cells (row, column) get a frame."""
-    values = np.atleast_2d(np.asarray(values, dtype=float))
-    top = np.abs(values).max() or 1.0
-    image = ax.imshow(values, cmap="cividis", vmin=0 if values.min() >= 0 else -top, vmax=top)
-    for (row, column), value in np.ndenumerate(values):
+    matrix = np.atleast_2d(np.asarray(values, dtype=float))
+    top = np.abs(matrix).max() or 1.0
+    image = ax.imshow(matrix, cmap="cividis", vmin=0 if matrix.min() >= 0 else -top, vmax=top)
+    for (row, column), value in np.ndenumerate(matrix):
         shade = "black" if image.norm(value) > 0.5 else "white"
         ax.text(column, row, format(value, form), ha="center", va="center", color=shade, fontsize=8)
     for row, column in marked:
