@@ -121,9 +121,10 @@ def draw_numbers(
     """A small matrix with its numbers written in the cells; `marked` cells (row, column) get a frame."""
     matrix = np.atleast_2d(np.asarray(values, dtype=float))
     top = np.abs(matrix).max() or 1.0
-    image = ax.imshow(matrix, cmap="cividis", vmin=0 if matrix.min() >= 0 else -top, vmax=top)
+    bottom = 0 if matrix.min() >= 0 else -top
+    ax.imshow(matrix, cmap="cividis", vmin=bottom, vmax=top)
     for (row, column), value in np.ndenumerate(matrix):
-        shade = "black" if image.norm(value) > 0.5 else "white"
+        shade = "black" if value > (bottom + top) / 2 else "white"
         ax.text(column, row, format(value, form), ha="center", va="center", color=shade, fontsize=8)
     for row, column in marked:
         ax.add_patch(
