@@ -23,7 +23,7 @@ from deeplab_edu.results import save_result
 from deeplab_edu.training import Settings, evaluate, fit
 
 
-def draw_examples(model: torch.nn.Module, test, folder: Path, every: int = 58) -> None:
+def draw_examples(model: torch.nn.Module, test, folder: Path, title: str, every: int = 58) -> None:
     """Photographs beside truth and prediction, for the eye; they stay out of the repository."""
     use_style()
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def draw_examples(model: torch.nn.Module, test, folder: Path, every: int = 58) -
         prediction = segment(model, image).argmax(0)
         draw_image(row[0], image, test.names[index])
         draw_labels(row[1], target, test.labels, "annotated")
-        draw_labels(row[2], prediction, test.labels, "FCN-8s, tiny trunk")
+        draw_labels(row[2], prediction, test.labels, title)
         masks += [target, prediction]
     add_class_legend(figure, test.labels, masks, columns=6)
     figure.savefig(folder / "overlays.png")
@@ -62,7 +62,7 @@ def main() -> None:
     command = f"python experiments/camvid.py --iterations {arguments.iterations} --seed {arguments.seed}"
     measured = {**scores, "seconds": round(history.seconds, 1)}
     save_result("camvid_tiny", command, profile, measured, seeds=[arguments.seed], recipe=asdict(settings))
-    draw_examples(model, test, Path("build/camvid"))
+    draw_examples(model, test, Path("build/camvid"), "FCN-8s, tiny trunk")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """CamVid by a protocol that never tunes on the test pictures: DeepLab v3+ with MobileNetV2, at half resolution.
 
-    DEEPLAB_EDU_DATA=... python experiments/camvid_protocol.py --runs FOLDER        (about 40 minutes on one core)
+    DEEPLAB_EDU_DATA=... python experiments/camvid_protocol.py        (about 45 minutes on one core)
 
 1. Tune: drive 0006R0 (101 of the 367 training pictures) is held out; learning rates are tried on the other two drives
    with a third of the steps, and the best on the held-out drive is kept. The official validation pictures lie in the
@@ -8,12 +8,15 @@
 2. Train on all 367 with that recipe, keep the last weights, and score the 233 test pictures once: batch norm with
    running statistics, at one scale, and apart from that with several scales and mirror images.
 
-Both from ImageNet weights (../shared/data/weights, or --weights FILE) and from scratch. Writes
-results/camvid_protocol.json after every step, and overlays under build/camvid_protocol/.
+Both from ImageNet weights (weights/mobilenet_v2_imagenet_tf.pth in the data folder, or --weights FILE) and from
+scratch; --start runs one of them. What is measured is kept under build/camvid_protocol/ step by step, with overlays,
+and gathered in results/camvid_protocol.json: an interrupted command goes on where it was, and never scores again.
 """
 
 import argparse
+import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,12 +33,14 @@ from deeplab_edu.inference import segment
 from deeplab_edu.metrics import ConfusionMatrix
 from deeplab_edu.models import build_model
 from deeplab_edu.profiles import Profile
-from deeplab_edu.results import save_result
-from deeplab_edu.training import Settings, evaluate, fit
+from deeplab_edu.results import code_digest, save_result
+from deeplab_edu.training import Settings, fit, write_atomically
 
 HELD_OUT = "0006R0"
-RATES = {"imagenet": (3e-4, 1e-3), "scratch": (1e-3, 3e-3)}
+RATES = {"imagenet": (3e-4, 1e-3, 3e-3), "scratch": (1e-3, 3e-3, 8e-3)}
 SCALES = (0.75, 1.0, 1.25)
+CROP = train_transforms(320, scale=(0.5, 1.5))
+BUILD = Path("build/camvid_protocol")
 
 
 class HalfResolution(nn.Module):
@@ -67,6 +72,12 @@ def build(start: str, weights: Path, num_classes: int, seed: int) -> nn.Module:
     return HalfResolution(net)
 
 
+def recipe(iterations: int, rate: float, seed: int) -> Settings:
+    """In float32: depthwise convolutions in bfloat16 take ten times as long on a CPU."""
+    changes = {"learning_rate": rate, "seed": seed, "precision": "float32", "loss_stride": 2}
+    return Settings.from_profile(Profile.load("cpu"), iterations=iterations, **changes)
+
+
 def per_class(model: nn.Module, data: PhotoDataset, **views: Any) -> dict[str, Any]:
     """mIoU, pixel accuracy and the IoU of each class, one picture at a time through `segment`."""
     matrix = ConfusionMatrix(data.labels.num_classes)
@@ -76,55 +87,88 @@ def per_class(model: nn.Module, data: PhotoDataset, **views: Any) -> dict[str, A
     return {"miou": float(matrix.miou), "pixel_accuracy": float(matrix.pixel_accuracy), "iou": named}
 
 
+class Arm:
+    """One start, from ImageNet or from scratch; what it has measured is kept in a file of its own."""
+
+    def __init__(self, start: str, arguments: argparse.Namespace) -> None:
+        self.start, self.arguments = start, arguments
+        self.file = part_file(start, arguments)
+        self.measured: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
+
+    def once(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What `measure` returns, kept under `name`; measured in an earlier sitting, it is only read."""
+        if name not in self.measured:
+            self.measured[name] = measure()
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.file, lambda path: path.write_text(json.dumps(self.measured)))
+            said = self.measured[name]
+            print(self.start, name, said.get("miou", said) if isinstance(said, dict) else said, flush=True)
+        return self.measured[name]
+
+    def train(self, data: PhotoDataset, iterations: int, rate: float) -> nn.Module:
+        model = build(self.start, self.arguments.weights, data.labels.num_classes, self.arguments.seed)
+        settings = recipe(iterations, rate, self.arguments.seed)
+        name, runs = f"camvid-{self.start}", self.arguments.runs
+        history = fit(model, data, None, settings, name=name, runs=runs, quiet=True)
+        print(f"{self.start}, learning rate {rate:g}, {len(data)} pictures: {history}", flush=True)
+        return model
+
+    def tune(self) -> dict[str, float]:
+        def held_out(rate: float) -> float:
+            model = self.train(drives(False, CROP), self.arguments.iterations // 3, rate)
+            miou = per_class(model, drives(True, None))["miou"]
+            print(f"{self.start}, learning rate {rate:g}: held-out mIoU {miou:.3f}", flush=True)
+            return miou
+
+        return {f"{rate:g}": held_out(rate) for rate in RATES[self.start]}
+
+    def run(self) -> None:
+        iterations = self.arguments.iterations
+        scores = self.once("held_out", self.tune)
+        best = self.once("chosen", lambda: float(max(scores, key=scores.__getitem__)))
+        self.once(
+            "held_out_full_length",
+            lambda: per_class(self.train(drives(False, CROP), iterations, best), drives(True, None)),
+        )
+        model = self.train(open_dataset("camvid", "train", transforms=CROP), iterations, best)
+        test = open_dataset("camvid", "test")
+        self.once("test", lambda: per_class(model, test))
+        self.once("test, scales and flip", lambda: per_class(model, test, scales=SCALES, flip=True))
+        title = f"v3+ MobileNetV2, {'ImageNet' if self.start == 'imagenet' else 'scratch'}"
+        draw_examples(model, test, BUILD / self.start, title)
+
+
+def part_file(start: str, arguments: argparse.Namespace) -> Path:
+    return BUILD / f"{start}-{arguments.iterations}-{arguments.seed}-{code_digest()}.json"
+
+
+def gather(arguments: argparse.Namespace) -> None:
+    """results/camvid_protocol.json from what the arms have measured so far, in this process or another."""
+    files = {start: part_file(start, arguments) for start in RATES}
+    measured = {start: json.loads(file.read_text()) for start, file in files.items() if file.exists()}
+    command = (
+        f"python experiments/camvid_protocol.py --iterations {arguments.iterations} --seed {arguments.seed}"
+    )
+    shared = asdict(recipe(arguments.iterations, 1.0, arguments.seed))
+    del shared["learning_rate"]  # it is the arm's, "chosen"
+    seeds = [arguments.seed]
+    save_result("camvid_protocol", command, Profile.load("cpu"), measured, seeds=seeds, recipe=shared)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--iterations", type=int, default=750)
+    parser.add_argument("--iterations", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--start", choices=RATES, help="one of the two starts; default: both, one after another"
+    )
     parser.add_argument("--runs", type=Path, help="folder of training runs; default: the usual one")
     default = Path(os.environ.get("DEEPLAB_EDU_DATA", ".")) / "weights/mobilenet_v2_imagenet_tf.pth"
     parser.add_argument("--weights", type=Path, default=default, help="ImageNet weights of MobileNetV2")
     arguments = parser.parse_args()
-    profile, crop = Profile.load("cpu"), train_transforms(320, scale=(0.5, 1.5))
-    command = (
-        f"python experiments/camvid_protocol.py --iterations {arguments.iterations} --seed {arguments.seed}"
-    )
-    measured: dict[str, Any] = {}
-
-    def train(start: str, data: PhotoDataset, iterations: int, rate: float) -> tuple[nn.Module, Settings]:
-        model = build(start, arguments.weights, data.labels.num_classes, arguments.seed)
-        changes = {"iterations": iterations, "learning_rate": rate, "seed": arguments.seed}
-        settings = Settings.from_profile(profile, **changes)
-        history = fit(model, data, None, settings, name=f"camvid-{start}", runs=arguments.runs, quiet=True)
-        print(f"{start}, learning rate {rate:g}, {len(data)} pictures: {history}", flush=True)
-        return model, settings
-
-    def keep(settings: Settings) -> None:
-        save_result(
-            "camvid_protocol", command, profile, measured, seeds=[arguments.seed], recipe=asdict(settings)
-        )
-
-    for start, rates in RATES.items():
-        scores = {}
-        for rate in rates:
-            model, settings = train(start, drives(False, crop), arguments.iterations // 3, rate)
-            scores[rate] = evaluate(model, drives(True, None), batch_size=4)["miou"]
-            print(f"{start}, learning rate {rate:g}: held-out mIoU {scores[rate]:.3f}", flush=True)
-        best = max(scores, key=scores.__getitem__)
-        measured[start] = {"held_out": {f"{rate:g}": miou for rate, miou in scores.items()}, "chosen": best}
-        keep(settings)
-    for start in RATES:
-        best = measured[start]["chosen"]
-        model, settings = train(start, drives(False, crop), arguments.iterations, best)
-        measured[start]["held_out_full_length"] = evaluate(model, drives(True, None), batch_size=4)
-        model, settings = train(
-            start, open_dataset("camvid", "train", transforms=crop), arguments.iterations, best
-        )
-        test = open_dataset("camvid", "test")
-        measured[start]["test"] = per_class(model, test)
-        measured[start]["test, scales and flip"] = per_class(model, test, scales=SCALES, flip=True)
-        print(start, {k: v["miou"] for k, v in measured[start].items() if k.startswith("test")}, flush=True)
-        keep(settings)
-        draw_examples(model, test, Path("build/camvid_protocol") / start)
+    for start in [arguments.start] if arguments.start else RATES:
+        Arm(start, arguments).run()
+        gather(arguments)
 
 
 if __name__ == "__main__":
