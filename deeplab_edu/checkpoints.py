@@ -36,7 +36,10 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: Path | N
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        temporary.touch()
+        usual = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(usual)  # as any new file here: safetensors lets nobody but the owner read
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         if keep and path.exists():

@@ -48,7 +48,8 @@ TRAIN_EXAMPLES = """
 examples:
   python -m deeplab_edu train --model fcn8s --profile ci --run runs/first
   python -m deeplab_edu train --model deeplab_v3plus --data camvid --root data --iterations 3000 --run runs/camvid
-  python -m deeplab_edu train --model deeplab_v3 --option backbone=resnet50 --option pretrained=True --data voc2012
+  python -m deeplab_edu train --model deeplab_v3 --option backbone=resnet50 --option pretrained=True \\
+      --data voc2012 --download --profile gpu --run runs/voc
   python -m deeplab_edu train --model fcn8s --data folder --root my_photos --classes background cat
   accelerate launch --multi_gpu --num_processes 4 -m deeplab_edu train --model deeplab_v3 ...   (docs/many-gpus.md)
 """
@@ -67,17 +68,16 @@ examples:
 
 
 def train_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description, parser.epilog = TRAIN_HELP, TRAIN_EXAMPLES
-    models = "; ".join(MODELS.values())
-    parser.add_argument(
-        "--model", default="fcn8s", help=f"{', '.join(MODELS)} (default: %(default)s). {models}"
-    )
+    models = "\n".join(f"  {name:<15} {text}" for name, text in MODELS.items())
+    parser.description, parser.epilog = TRAIN_HELP, f"models:\n{models}\n{TRAIN_EXAMPLES}"
+    parser.add_argument("--model", default="fcn8s", help="see below (default: %(default)s)")
     parser.add_argument(
         "--option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="of the model, e.g. backbone=resnet50, output_stride=8, pretrained=True; may be repeated",
+        help="of the model, e.g. backbone=resnet50, output_stride=8, pretrained=True; may be repeated, and an unknown "
+        "one lists those that there are",
     )
     _data_arguments(parser, "scenes")
     parser.add_argument("--split", default="train", help="to learn from (default: %(default)s)")
@@ -110,6 +110,9 @@ def _data_arguments(parser: argparse.ArgumentParser, default: str | None) -> Non
     told = f"(default: {default or 'that of the run'})"
     parser.add_argument("--data", choices=DATASETS, default=default, help=f"data set {told}")
     parser.add_argument("--root", help="where the files lie (default: DEEPLAB_EDU_DATA, then data/)")
+    parser.add_argument(
+        "--download", action="store_true", help="fetch the data set if it is not there; it tells from where"
+    )
     parser.add_argument(
         "--classes", nargs="+", metavar="NAME", help="of --data folder, in the order of their ids"
     )
@@ -157,7 +160,9 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], metavar="S", help="default: 1")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
     parser.add_argument("--profile", choices=PROFILES, help="default: that of the run")
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument(
+        "--batch-size", type=int, default=8, help="pictures at a time, of one size (default: %(default)s)"
+    )
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
@@ -193,8 +198,9 @@ def open_data(arguments: argparse.Namespace, profile: Profile, split: str, train
         preset = arguments.preset or "full"
         return open_dataset("scenes", split, preset=preset, size=profile.image_size, length=length)
     transforms = train_transforms(arguments.crop or CROP[profile.name]) if training else None
-    classes = {"classes": arguments.classes} if arguments.data == "folder" and arguments.classes else {}
-    return open_dataset(arguments.data, split, root=arguments.root, transforms=transforms, **classes)
+    more = {"classes": arguments.classes} if arguments.data == "folder" and arguments.classes else {}
+    more |= {"root": arguments.root, "download": arguments.download}
+    return open_dataset(arguments.data, split, transforms=transforms, **more)
 
 
 def settings_of(arguments: argparse.Namespace, profile: Profile) -> Settings:

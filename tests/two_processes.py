@@ -1,6 +1,7 @@
 """Trains each of `SCENARIOS`; `tests/test_processes.py` runs it in two processes, and the same in its own one.
 
-As a program: python tests/two_processes.py FOLDER, with RANK and so on set, as `accelerate launch` does.
+As a program: python tests/two_processes.py FOLDER, with RANK and so on set, as `accelerate launch` does. With "cuda"
+after the folder, both share one GPU and train a network with batch normalisation.
 """
 
 import json
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torchvision import tv_tensors
 from torchvision.ops import FrozenBatchNorm2d
@@ -88,6 +90,19 @@ SCENARIOS = {
 }
 
 
+def train_batch_norm(device: str, folder: Path) -> None:
+    torch.manual_seed(0)
+    net = build_model("fcn8s", num_classes=12, backbone="tiny", width=4).to(device)
+    fit(net, scenes(), val(), PLAIN, folder=folder, quiet=True)
+
+
+def share_a_gpu(folder: Path) -> None:
+    """NCCL wants a GPU for each process; gloo carries numbers between two that share one."""
+    dist.init_process_group("gloo")
+    train_batch_norm("cuda", folder)
+    leave()
+
+
 def val():
     return SceneDataset("shapes", "val", size=32, length=9)
 
@@ -154,4 +169,5 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]))
+    run = share_a_gpu if sys.argv[2:] == ["cuda"] else main
+    run(Path(sys.argv[1]))

@@ -26,6 +26,7 @@ from PIL import Image
 from deeplab_edu.cli import main as command_line
 from deeplab_edu.data import download
 from deeplab_edu.models import build_model
+from deeplab_edu.results import load_result
 from deeplab_edu.training import save_weights
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "bad-input.md"
@@ -362,10 +363,17 @@ def download_rows() -> Iterator[str]:
         download.TIMEOUT = timeout
 
 
-TEXT = """# What happens with bad pictures and bad downloads
+def reliability_rows() -> Iterator[str]:
+    """What `experiments/reliability.py` has recorded, as rows of a table."""
+    for fault, told in load_result("reliability")["measured"].items():
+        counts = (told[name] for name in ("tried", "recovered", "identical", "lost_epochs", "said"))
+        yield f"| {fault} | {' | '.join(map(str, counts))} |"
+
+
+TEXT = """# What happens with bad pictures, bad downloads and disturbed runs
 
 Written by `python tools/bad_input.py`, which makes every picture and every server of these tables and copies down what
-the package says; a test keeps it up to date.
+the package says; a test keeps it up to date. The last table is a record.
 
 ## Pictures given to `python -m deeplab_edu segment`
 
@@ -385,6 +393,19 @@ answer (timed out). Try again later, which goes on where this broke off, or get 
 | the server | what is said of it |
 |---|---|
 {downloads}
+
+## Training that is disturbed
+
+Real processes train by `python -m deeplab_edu train`, harm is done, and the same command is given again. *Recovered*:
+it ran to the end. *Identical*: to the weights of a run that nothing happened to, bit for bit. *Epochs lost*: finished,
+told to the reader, and trained again. *Said*: the sentence that was due came. Measured by
+`python experiments/reliability.py`, kept in [results/reliability.json](../results/reliability.json).
+
+| what happens | tried | recovered | identical | epochs lost | said |
+|---|---|---|---|---|---|
+{reliability}
+
+On CPUs two processes each count batch statistics of their own, so a run that goes on with one ends with other weights.
 """
 
 
@@ -399,7 +420,7 @@ def page() -> str:
                 parts[name] = "\n".join(rows())
             finally:
                 os.chdir(here)
-    return TEXT.format(**parts)
+    return TEXT.format(**parts, reliability="\n".join(reliability_rows()))
 
 
 if __name__ == "__main__":

@@ -173,7 +173,8 @@ def how_to_get(name: str, base: Path) -> str:
     size = size_in_words(sum(archive.size for archive in source.archives))
     return (
         f"To fetch it into {home} ({size} to download, {size_in_words(source.unpacked)} unpacked): "
-        f"open_dataset({name!r}, ..., download=True). Or put {_and(source.archives)} there by hand."
+        f"open_dataset({name!r}, ..., download=True), or --download in a shell. Or put there by hand "
+        f"{_and([f'{archive} from {archive.urls[0]}' for archive in source.archives])}."
     )
 
 

@@ -107,15 +107,18 @@ def voc2012(
 def sbd(
     split: str, *, root: str | Path | None = None, transforms: Callable | None = None, download: bool = False
 ) -> PhotoDataset:
-    """VOC 2012 with the masks of SBD (Hariharan et al. 2011) added: "trainaug", 10,582 images.
+    """VOC 2012 with the masks of SBD (Hariharan et al. 2011) added: "trainaug", 10,582 images; "val" is VOC's own.
 
-    These are all images with a mask in VOC's train or in SBD, without those of VOC's val, on which one reports.
+    Trainaug are all images with a mask in VOC's train or in SBD, without those of VOC's val, on which one reports.
     SBD's own "train" is another set, 8,498 images, and holds some of VOC's val. Official masks come first; those of
     SBD have no void border. They are read from VOC2012/SegmentationClassAug, where many people keep them, or from
     the folder that the download makes; VOC 2012 itself is needed, too.
     """
-    _check_split("sbd", split, ("trainaug",))
+    _check_split("sbd", split, ("trainaug", "val"))
     voc = _voc_folder(root, download)
+    if split == "val":
+        pairs = [_voc_pair(voc, name) for name in _names(voc / "ImageSets/Segmentation/val.txt")]
+        return PhotoDataset("sbd", split, pairs, VOC, transforms=transforms)
     masks = voc / "SegmentationClassAug"
     if not masks.is_dir():
         masks = _folder("sbd", root, ("sbd/benchmark", "benchmark"), "masks", download, _sbd_masks) / "masks"

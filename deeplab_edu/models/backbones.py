@@ -21,7 +21,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from .atrous import set_output_stride
 from .layers import conv_bn_relu, init_he
 from .weights import load_renamed, pretrained_weights
-from .xception import Xception, timm_names
+from .xception import Xception, take_normalized, timm_names
 
 BACKBONES = ("vgg16", "vgg16_bn", "tiny")  # of FCN and DeepLab v1
 XCEPTIONS = ("xception41", "xception65", "xception71")
@@ -232,8 +232,8 @@ def atrous_backbone(
 
     `width` is tiny's. `stride_in` is the ResNets' ("1x1" or "3x3"); by default it is "3x3" with `pretrained`, which
     is True for torchvision's ImageNet weights or the path of a file with its names, and "1x1" without. Torchvision
-    has no Xception: for these, a file has timm's names (its weights want pixels scaled to -1..1, not `normalize`d
-    ones). Raises ValueError for a name or value that there is not.
+    has no Xception: for these, a file has timm's names, and its first layer is adapted to `normalize`d images, since
+    timm's Xceptions have learned from pixels of -1 to 1. Raises ValueError for a name or value that there is not.
     """
     if name not in ATROUS_BACKBONES:
         raise ValueError(f"no backbone {name!r}; choose from {', '.join(ATROUS_BACKBONES)}")
@@ -255,6 +255,8 @@ def atrous_backbone(
         backbone = tiny_resnet(width)
     if pretrained:
         load_renamed(backbone, pretrained_weights(name, pretrained), names, source=pretrained)
+        if isinstance(backbone, Xception):
+            take_normalized(backbone)
     if multi_grid is not None:
         if isinstance(backbone, Xception) or name == "mobilenet_v2":
             raise ValueError(f"multi_grid belongs to the residual networks; leave it out for {name}")

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import get_model_weights, get_weight
+from torchvision.models import WeightsEnum, get_model_weights, get_weight
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -39,7 +39,7 @@ def pretrained_weights(backbone: str, source: bool | str | Path) -> dict[str, Te
     """State dict of the classifier `backbone`: torchvision's ImageNet weights, or those in the file `source`.
 
     `source=True` asks torchvision, which downloads them once into torch's cache; nothing else here goes online.
-    Raises what `read_weights` does, and ValueError for a backbone that torchvision has no weights for.
+    Raises what `read_weights` and `downloaded` do, and ValueError for a backbone that torchvision has no weights for.
     """
     if backbone == "tiny":
         raise ValueError("the tiny backbone has no ImageNet weights; leave out `pretrained`, or use vgg16")
@@ -47,7 +47,22 @@ def pretrained_weights(backbone: str, source: bool | str | Path) -> dict[str, Te
         return read_weights(str(source))
     if backbone.startswith("xception"):
         raise ValueError(f"torchvision has no weights of {backbone}; give `pretrained` the path of a file")
-    return get_model_weights(backbone).DEFAULT.get_state_dict(progress=True, check_hash=True)
+    return downloaded(get_model_weights(backbone).DEFAULT)
+
+
+def downloaded(weights: WeightsEnum) -> dict[str, Tensor]:
+    """The state dict of torchvision's `weights`, from torch's cache or the web, checksum verified.
+
+    Raises ConnectionError, with the address and where to put the file by hand.
+    """
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:  # the second: another checksum
+        place = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+        raise ConnectionError(
+            f"{weights.url} could not be downloaded ({getattr(error, 'reason', error)}): try again later, or get it "
+            f"in another way and put it at {place}"
+        ) from error
 
 
 def load_renamed(
@@ -138,15 +153,15 @@ def load_model(model: nn.Module, source: str | Path, names: Mapping[str, str] | 
     """Fill all of `model` from the file `source`, or from torchvision's network trained on COCO: source "coco".
 
     `names` maps prefixes of the model's names to those of torchvision's network, for "coco" and for files that have
-    these. "coco" is downloaded once, checksum verified. Raises what `read_weights`, `check_stride_in` and
-    `load_whole` do.
+    these. "coco" is downloaded once, checksum verified. Raises what `read_weights`, `downloaded`, `check_stride_in`
+    and `load_whole` do.
     """
     if source == "coco" and names is None:
         raise ValueError('weights="coco" are of torchvision\'s network: build it with compat="torchvision"')
     if source == "coco":
         depth = 50 if len(model.backbone.layers[2]) == 6 else 101  # type: ignore[union-attr, index]
         weights = get_weight(f"DeepLabV3_ResNet{depth}_Weights.COCO_WITH_VOC_LABELS_V1")
-        state = weights.get_state_dict(progress=True, check_hash=True)
+        state = downloaded(weights)
     else:
         state = read_weights(source)
         check_stride_in(model, read_facts(Path(source)), source)

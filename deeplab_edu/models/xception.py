@@ -15,7 +15,10 @@ a separable convolution that is rectified, and between depthwise and pointwise t
 from collections import OrderedDict
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
+
+from deeplab_edu.data.augment import IMAGENET_MEAN, IMAGENET_STD
 
 from .atrous import set_output_stride
 from .layers import conv_bn_relu, init_he, separable_conv_bn_relu
@@ -135,3 +138,17 @@ def timm_names(depth: int) -> dict[str, str]:
         *((f"last.{i}", f"blocks.{len(blocks)}.stack.conv{i + 1}", last) for i in range(3)),
     ]
     return {f"{ours}.{a}.": f"{theirs}.{b}." for ours, theirs, names in layers for a, b in names.items()}
+
+
+@torch.no_grad()
+def take_normalized(backbone: Xception) -> None:
+    """Let a network that has learned from pixels of -1 to 1, as timm's have, take `data.augment.normalize`d ones.
+
+    With p from 0 to 1 and x = (p - mean) / std, its input was 2 p - 1 = 2 std x + (2 mean - 1): the factor goes into
+    the weights of the first convolution, the constant's effect into the running mean behind it. Along the border zeros
+    are padded that mean the mean colour from now on, and were grey before.
+    """
+    conv, bn = backbone.stem[0][:2]  # type: ignore[index]
+    mean, std = (torch.tensor(v).to(conv.weight).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    bn.running_mean -= (conv.weight * (2 * mean - 1)).sum((1, 2, 3))
+    conv.weight *= 2 * std

@@ -600,6 +600,7 @@ def test_trainaug_is_voc_train_and_sbd_without_voc_val(shop):
         [0, 3],
     ]  # official masks first; those of SBD have no void
     assert all(path.parent.name == "JPEGImages" for path, _ in ds.pairs)
+    assert open_dataset("sbd", "val").pairs == open_dataset("voc2012", "val").pairs
 
 
 def test_trainaug_of_the_layout_that_others_use(shop, tmp_path):
@@ -649,7 +650,10 @@ def test_trimaps_of_pets(shop):
 
 
 def test_sentence_unknown_split(shop):
-    for name, split, choices in (("sbd", "train", "trainaug"), ("pets", "all", "train, val, trainval, test")):
+    for name, split, choices in (
+        ("sbd", "train", "trainaug, val"),
+        ("pets", "all", "train, val, trainval, test"),
+    ):
         with pytest.raises(
             ValueError, match=rf"^Unknown split '{split}' of {name}; choose one of {choices}\.$"
         ):
@@ -694,9 +698,10 @@ def test_sentence_trimap_with_another_value(shop):
 def test_sentence_how_to_ask(tmp_path, name, size, asks):
     sentence = web.how_to_get(name, tmp_path)
     assert sentence.startswith(
-        f"To fetch it into {tmp_path / name} ({size}): open_dataset('{name}', ..., download=True). Or put {asks}"
+        f"To fetch it into {tmp_path / name} ({size}): open_dataset('{name}', ..., download=True), or "
+        f"--download in a shell. Or put there by hand {asks}"
     )
-    assert sentence.endswith(") there by hand.")
+    assert all(archive.urls[0] in sentence for archive in web.SOURCES[name].archives)
 
 
 @pytest.mark.parametrize("place", ["data/voc2012", "data"])

@@ -2,6 +2,7 @@
 
 import pickle
 from math import ceil
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -94,6 +95,27 @@ def test_true_asks_torchvision_for_its_imagenet_weights(monkeypatch):
     assert pretrained_weights("vgg16_bn", True) == {}
     ((url, options),) = asked
     assert url == torchvision.models.VGG16_BN_Weights.IMAGENET1K_V1.url and options["check_hash"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (URLError(OSError(-2, "Name or service not known")), r"\[Errno -2\] Name or service not known"),
+        (RuntimeError("invalid hash value"), "invalid hash value"),
+    ],
+)
+def test_a_download_that_fails_names_address_and_place(monkeypatch, tmp_path, error, reason):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    url = torchvision.models.VGG16_BN_Weights.IMAGENET1K_V1.url
+    place = tmp_path / "hub/checkpoints" / url.split("/")[-1]
+    with pytest.raises(
+        ConnectionError, match=rf"^{url} could not be downloaded \({reason}\).* put it at {place}$"
+    ):
+        pretrained_weights("vgg16_bn", True)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
