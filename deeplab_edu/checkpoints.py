@@ -187,8 +187,15 @@ class Run:
         file.write(f"{os.getpid()} on {socket.gethostname()}")
         file.flush()
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]) -> None:
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        facts: dict[str, Any],
+        average: nn.Module | None = None,
+    ) -> None:
         tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in average.state_dict().items()} if average else {}
         for number, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
         with self._writing(f"checkpoint of step {facts['step']}"):
@@ -231,9 +238,16 @@ class Run:
             ) from error
 
 
-def restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Put what `Run.save` wrote back into a model and its optimiser."""
+def restore(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tensors: Tensors,
+    average: nn.Module | None = None,
+) -> None:
+    """Put what `Run.save` wrote back into a model, its optimiser and the average of its weights."""
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    if average:
+        average.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("average.")})
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, Tensors] = {}
     for key, value in tensors.items():

@@ -5,7 +5,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 
 VARIABLE = "DEEPLAB_EDU_PROFILE"
 THREADS = "DEEPLAB_EDU_THREADS"
+SEED = "DEEPLAB_EDU_SEED"
 
 
 def runs_folder() -> Path:
@@ -46,6 +47,10 @@ class Profile:
     quiet: bool  # no progress bar, no live curve
     options_of: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # that differ for one model
     recipe_of: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # settings that one model needs
+    image_size_of: Mapping[str, int] = field(default_factory=dict)  # where one model is trained alone (`of`)
+    ema: float = 0.0  # decay of the average of weights that is kept
+    compile: bool = False  # torch.compile
+    seed: int = 0  # of a notebook's runs: initial weights and order of the pictures
     minutes: Mapping[str, float] = field(default_factory=dict)  # expected minutes of each notebook, measured
     accept: Mapping[str, float] = field(default_factory=dict)  # what a notebook's training must reach
 
@@ -53,8 +58,11 @@ class Profile:
     def load(name: str | None = None) -> "Profile":
         """The profile called `name`, or the one `DEEPLAB_EDU_PROFILE` names; sets torch's number of threads.
 
+        `DEEPLAB_EDU_SEED` gives another seed than 0.
+
         Raises:
-            ValueError: an unknown name, or a `DEEPLAB_EDU_THREADS` that is not a positive number.
+            ValueError: an unknown name, a `DEEPLAB_EDU_THREADS` that is not a positive number, a `DEEPLAB_EDU_SEED`
+                that is not a whole number, or no CUDA device for profile gpu.
         """
         name = name or os.environ.get(VARIABLE) or "cpu"
         if name not in PROFILES:
@@ -70,7 +78,21 @@ class Profile:
             raise ValueError(
                 "Profile 'gpu' needs a CUDA device and torch sees none; set DEEPLAB_EDU_PROFILE=cpu."
             )
-        return profile
+        seed = os.environ.get(SEED) or "0"
+        if not seed.isdigit():
+            raise ValueError(f"{SEED} is {seed!r}; set it to a whole number from 0 up, or leave it unset.")
+        return replace(profile, seed=int(seed)) if int(seed) else profile
+
+    def of(self, model: str, backbone: str | None = None) -> "Profile":
+        """The recipe of `model` when it is trained alone (as `experiments/full_size.py` does), on another backbone if
+        one is named."""
+        options = {"backbone": backbone} if backbone else {}
+        return replace(
+            self,
+            model_options=MappingProxyType({**self.options(model), **options}),
+            options_of=MappingProxyType({}),
+            image_size=self.image_size_of.get(model, self.image_size),
+        )
 
     def options(self, model: str) -> dict[str, Any]:
         """What `build_model(model, ...)` gets besides the number of classes: backbone, width."""
@@ -199,17 +221,21 @@ PROFILES: dict[str, Profile] = {
         device="cuda",
         precision="auto",
         threads=4,
-        image_size=321,
+        image_size=321,  # DeepLab v1's and v2's crop
         train_scenes=20000,
         val_scenes=500,
         batch_size=32,
-        iterations=4000,
-        model_options={"backbone": "vgg16_bn"},  # batch norm, since plain VGG-16 hardly learns from scratch
+        iterations=4000,  # at most: experiments/full_size.py measures first, and takes what fits its minutes
+        # Plain VGG-16 hardly learns from random weights (its authors began with a shallower net), and the course has
+        # no ImageNet weights to start from: hence batch norm for FCN and v1.
+        model_options={"backbone": "vgg16_bn"},
         options_of={
             "deeplab_v2": {"backbone": "resnet101"},
             "deeplab_v3": {"backbone": "resnet50"},
             "deeplab_v3plus": {"backbone": "xception65"},
         },
+        ema=0.999,
+        image_size_of={"deeplab_v3": 513, "deeplab_v3plus": 513},  # their crop
         learning_rate=1e-3,
         quiet=False,
         minutes={"00_start_here": 1},

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
@@ -78,11 +79,17 @@ class Settings:
     draws: str = (
         "step"  # augmentation draws from one stream a step, or one a "picture": then processes share the work
     )
+    ema: float = (
+        0.0  # decay of the moving average that is scored and kept; 0 keeps the last weights themselves
+    )
+    compile: bool = False  # torch.compile: minutes at the start, then faster steps on a GPU; rounds otherwise
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size", "learning_rate", "loss_stride"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"Settings.{name} is {getattr(self, name)}; it must be greater than zero.")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"Settings.ema is {self.ema}; a decay lies from 0 (no average) to below 1.")
         if self.optimizer not in ("adamw", "sgd"):
             raise ValueError(f"Unknown optimizer {self.optimizer!r}; choose adamw or sgd.")
         if self.schedule not in ("poly", "step"):
@@ -98,7 +105,7 @@ class Settings:
 
         `experiments/recipe_search.py` tells where it comes from, and `experiments/deeplab_v3plus.py` for v3+.
         """
-        names = ("iterations", "batch_size", "learning_rate", "precision")
+        names = ("iterations", "batch_size", "learning_rate", "precision", "ema", "compile", "seed")
         usual = {n: getattr(profile, n) for n in names}
         return cls(**{**usual, **profile.recipe_of.get(model, {}), **changes})
 
@@ -150,6 +157,9 @@ def run_key(model: nn.Module, train: Dataset, val: Dataset | None, settings: Set
 def _decides(model: nn.Module, train: Dataset, val: Dataset | None, settings: Settings) -> dict[str, Any]:
     """Everything that decides the outcome of a run, by name: a difference can be told."""
     decides = {k: v for k, v in asdict(settings).items() if k != "workers"}
+    for later in ("ema", "compile"):  # runs from before these came keep their names
+        if not decides[later]:
+            del decides[later]
     decides["precision"] = str(autocast_dtype(settings.precision, next(model.parameters()).device.type))
     decides |= {"format": FORMAT, **fingerprint_model(model)}
     for name, data in (("training data", train), ("validation data", val)):
@@ -345,14 +355,73 @@ def _begin(run: Run, decides: dict[str, Any], files: Mapping[str, Any], owned: E
     return False
 
 
+def _averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """The moving average of weights, and of batch norm's statistics with the same decay: they belong together.
+
+    The decay rises from 0.1 to its value, min(decay, (1 + n) / (10 + n)) at step n, so that a short run is no average
+    over its first steps (tf.train.ExponentialMovingAverage, `num_updates`).
+    """
+
+    def update(averaged, current, _):
+        n = int(average.n_averaged)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, n)
+
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    return average
+
+
+@dataclass
+class _Learner:
+    """What changes from step to step: the model, what its optimiser remembers, the average of its weights."""
+
+    model: nn.Module
+    settings: Settings
+    team: Processes
+
+    def __post_init__(self) -> None:
+        self.model.to(memory_format=torch.channels_last)
+        replica = self.team.wrap(
+            self.model
+        )  # before the optimiser, which holds on to parameters where they are
+        # a wrapper that shares the parameters, so that what is saved knows nothing of it
+        self.replica: nn.Module = torch.compile(replica) if self.settings.compile else replica  # type: ignore[assignment]
+        self.optimizer = _optimizer(self.model, self.settings)
+        self.average = _averaged(self.model, self.settings.ema) if self.settings.ema else None
+
+    def step(self, number: int, images: Tensor, masks: Tensor) -> Tensor:
+        self.replica.train()
+        seed = self.settings.seed + self.team.index * 7919
+        torch.manual_seed(seed * 1_000_003 + number)  # dropout of this step
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.rate(number)
+        loss = train_step(self.replica, self.optimizer, images, masks, self.settings)
+        if self.average:
+            self.average.update_parameters(self.model)
+        return loss
+
+    def keep(self, val: Dataset | None, run: Run, history: History) -> None:
+        """Score what has been learned, and write the run's next checkpoint or its finished weights."""
+        done, scored = history.steps[-1], self.average.module if self.average else self.model
+        for net in dict.fromkeys((self.model, scored)):
+            self.team.align(net)
+        if val is not None:
+            history.val_miou.append(evaluate(scored, val, batch_size=self.settings.batch_size)["miou"])
+        facts = {"history": {k: v for k, v in asdict(history).items() if k not in ("folder", "loaded")}}
+        if done == self.settings.iterations:
+            if self.average:
+                self.model.load_state_dict(scored.state_dict())
+            self.team.from_first(lambda: run.finish(self.model, facts))
+        else:
+            told = {"step": done, **facts}
+            self.team.from_first(lambda: run.save(self.model, self.optimizer, told, self.average))
+
+
 def _train(model, train, val, settings: Settings, run: Run, team: Processes, quiet: bool, watch) -> History:
-    model.to(memory_format=torch.channels_last)
     batches = _Steps(train, settings, team.index, team.count)
     tensors, facts = team.from_first(run.load)
-    replica = team.wrap(model)  # before the optimiser, which holds on to the parameters where they are
-    optimizer = _optimizer(model, settings)
+    learner = _Learner(model, settings, team)
     if tensors:
-        restore(model, optimizer, tensors)
+        restore(model, learner.optimizer, tensors, learner.average)
     start, history = facts.get("step", 0), History(run.folder, **facts.get("history", {}))
     todo = range(start, settings.iterations)
     loader = DataLoader(batches, batch_size=None, sampler=todo, num_workers=settings.workers)
@@ -363,21 +432,20 @@ def _train(model, train, val, settings: Settings, run: Run, team: Processes, qui
     with _stop_between_steps(team.count == 1) as stopped, bar:
         began = time.perf_counter()
         for step, (images, masks) in enumerate(loader, start):
-            replica.train()
-            torch.manual_seed((settings.seed + team.index * 7919) * 1_000_003 + step)  # dropout of this step
-            for group in optimizer.param_groups:
-                group["lr"] = settings.rate(step)
-            losses.append(train_step(replica, optimizer, images, masks, settings))
+            losses.append(learner.step(step, images, masks))
             history.images += batches.images
             bar.update(batches.images)
             done = step + 1
             last, stop = done == settings.iterations, team.any(stopped())
             epoch = last or stop or done % batches.per_epoch == 0
             if epoch or done % max(1, settings.iterations // REPORTS) == 0:
+                loss = (
+                    team.sum(torch.stack(losses)) / team.count
+                ).cpu()  # waits for a GPU, so that seconds are true
                 history.seconds += time.perf_counter() - began
-                _report(history, team.sum(torch.stack(losses)) / team.count, done, settings)
+                _report(history, loss, done, settings)
                 if epoch:
-                    _keep(model, optimizer, val, settings, run, team, history)
+                    learner.keep(val, run, history)
                 if watch and team.first:
                     watch(history)
                 if stop and not last:
@@ -400,15 +468,3 @@ def _report(history: History, losses: Tensor, done: int, settings: Settings) -> 
         )
     history.steps.append(done)
     history.loss.append(loss)
-
-
-def _keep(model, optimizer, val, settings: Settings, run: Run, team: Processes, history: History) -> None:
-    done = history.steps[-1]
-    team.align(model)
-    if val is not None:
-        history.val_miou.append(evaluate(model, val, batch_size=settings.batch_size)["miou"])
-    facts = {"history": {k: v for k, v in asdict(history).items() if k not in ("folder", "loaded")}}
-    if done == settings.iterations:
-        team.from_first(lambda: run.finish(model, facts))
-    else:
-        team.from_first(lambda: run.save(model, optimizer, {"step": done, **facts}))

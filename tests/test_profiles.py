@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deeplab_edu.models import MODELS, build_model
-from deeplab_edu.profiles import PROFILES, THREADS, VARIABLE, Profile, bf16_is_fast, runs_folder
+from deeplab_edu.profiles import PROFILES, SEED, THREADS, VARIABLE, Profile, bf16_is_fast, runs_folder
 from deeplab_edu.training import Settings, differing_fields
 
 NUMBERS = ("threads", "image_size", "train_scenes", "val_scenes", "batch_size", "iterations", "learning_rate")
@@ -19,6 +19,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     threads = torch.get_num_threads()
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.delenv(THREADS, raising=False)
+    monkeypatch.delenv(SEED, raising=False)
     yield
     torch.set_num_threads(threads)
 
@@ -66,6 +67,37 @@ def test_a_wrong_number_of_threads_is_refused(wrong, monkeypatch):
     monkeypatch.setenv(THREADS, wrong)
     with pytest.raises(ValueError, match=rf"{THREADS} is '{wrong}'; set it to a positive number"):
         Profile.load("ci")
+
+
+def test_the_seed_is_zero_unless_the_variable_says_otherwise(monkeypatch):
+    assert Profile.load("ci").seed == Settings.from_profile(Profile.load("ci")).seed == 0
+    monkeypatch.setenv(SEED, "2")
+    assert Settings.from_profile(Profile.load("ci")).seed == 2
+    assert PROFILES["ci"].seed == 0
+
+
+@pytest.mark.parametrize("wrong", ["-1", "one", "0.5"])
+def test_a_wrong_seed_is_refused(wrong, monkeypatch):
+    monkeypatch.setenv(SEED, wrong)
+    with pytest.raises(ValueError, match=rf"{SEED} is '{wrong}'; set it to a whole number from 0 up"):
+        Profile.load("ci")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_recipe_of_one_model_at_full_size(name):
+    gpu, recipe = PROFILES["gpu"], PROFILES["gpu"].of(name)
+    assert recipe.options(name) == gpu.options(name)
+    assert recipe.image_size == (513 if name in ("deeplab_v3", "deeplab_v3plus") else 321)
+    assert recipe.iterations * recipe.batch_size >= recipe.train_scenes
+    settings = Settings.from_profile(recipe)
+    assert settings.ema == 0.999 and settings.batch_size == recipe.batch_size
+    assert PROFILES["cpu"].of(name).image_size == PROFILES["cpu"].image_size
+
+
+def test_another_backbone_changes_nothing_else():
+    recipe, other = PROFILES["gpu"].of("deeplab_v3"), PROFILES["gpu"].of("deeplab_v3", "resnet101")
+    assert other.options("deeplab_v3") == {"backbone": "resnet101"}
+    assert dataclasses.replace(other, model_options=recipe.model_options) == recipe
 
 
 def test_a_profile_cannot_be_changed():

@@ -1,5 +1,6 @@
 """Training: the schedule by hand, resuming bit for bit with a real killed process, and one sentence for each mishap."""
 
+import json
 import os
 import signal
 import subprocess
@@ -179,6 +180,110 @@ def test_an_interrupted_run_goes_on_to_identical_weights(tmp_path, optimizer, mo
     history = fit(resumed, scenes(), None, QUICK, runs=tmp_path / "parts", quiet=True)
     assert same_weights(whole, resumed)
     assert history.images == 48 and history.steps[-1] == 12 and not history.loaded
+
+
+AVERAGING = replace(QUICK, ema=0.9)
+
+
+def averaged_by_hand(runs, decay=0.9, steps=12) -> dict[str, torch.Tensor]:
+    """The average of the weights after each step, from runs that were stopped there: no AveragedModel takes part."""
+    after: list[dict] = []
+    model = tiny()
+
+    def see(_: History) -> None:  # a short run reports every step
+        after.append({k: v.clone() for k, v in model.state_dict().items()})
+
+    fit(model, scenes(), None, replace(QUICK, iterations=steps), runs=runs, quiet=True, watch=see)
+    average = {k: v.double() for k, v in after[0].items()}
+    for n, weights in enumerate(after[1:], 1):
+        share = 1 - min(decay, (1 + n) / (10 + n))
+        average = {k: v + share * (weights[k] - v) for k, v in average.items()}
+    return average
+
+
+def test_the_average_of_weights_by_hand(tmp_path):
+    expected = averaged_by_hand(tmp_path / "plain")
+    model = tiny()
+    history = fit(model, scenes(), scenes("val", 8), AVERAGING, runs=tmp_path, quiet=True)
+    found = model.state_dict()
+    assert found.keys() == tiny().state_dict().keys()
+    assert any(key.endswith("running_var") for key in found)  # batch norm's statistics are averaged, too
+    for name, value in found.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value.double(), expected[name], rtol=1e-4, atol=1e-6)
+    assert (
+        history.val_miou[-1] == evaluate(model, scenes("val", 8), batch_size=4)["miou"]
+    )  # what is scored is kept
+    last = tiny()
+    fit(last, scenes(), None, QUICK, runs=tmp_path, quiet=True)
+    assert not same_weights(model, last)
+
+
+def test_an_average_goes_on_after_an_interrupt_and_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "QUICK", AVERAGING)
+    whole, resumed, loaded = tiny(), tiny(), tiny()
+    fit(whole, scenes(), None, AVERAGING, runs=tmp_path / "whole", quiet=True)
+    interrupted(tmp_path / "parts", after=2)
+    fit(resumed, scenes(), None, AVERAGING, runs=tmp_path / "parts", quiet=True)
+    assert same_weights(whole, resumed)
+    assert fit(loaded, scenes(), None, AVERAGING, runs=tmp_path / "parts", quiet=True).loaded
+    assert same_weights(whole, loaded)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_a_decay_that_is_none(decay):
+    with pytest.raises(
+        ValueError, match=r"Settings.ema is .*; a decay lies from 0 \(no average\) to below 1\."
+    ):
+        Settings(ema=decay)
+
+
+@pytest.fixture
+def compiled(monkeypatch) -> list[nn.Module]:
+    """What was given to torch.compile, which here traces graphs but leaves them to Python: no compiler is needed."""
+    given: list[nn.Module] = []
+    real = torch.compile
+
+    def traced(model):
+        given.append(model)
+        return real(model, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", traced)
+    return given
+
+
+def test_compiling_changes_neither_weights_nor_their_names(tmp_path, compiled):
+    settings = replace(AVERAGING, compile=True)
+    model, plain = tiny(), tiny()
+    history = fit(model, scenes(), None, settings, runs=tmp_path, quiet=True)
+    assert compiled == [model]
+    kept = load_file(history.folder / "weights.safetensors")
+    assert kept.keys() == tiny().state_dict().keys()
+    fit(plain, scenes(), None, AVERAGING, runs=tmp_path, quiet=True)
+    for (name, value), other in zip(model.state_dict().items(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_compiled_run_goes_on_after_an_interrupt(tmp_path, compiled, monkeypatch):
+    settings = replace(AVERAGING, compile=True)
+    monkeypatch.setitem(globals(), "QUICK", settings)
+    whole, resumed = tiny(), tiny()
+    fit(whole, scenes(), None, settings, runs=tmp_path / "whole", quiet=True)
+    interrupted(tmp_path / "parts", after=1)
+    checkpoint = load_file(next((tmp_path / "parts").glob("*/checkpoint.safetensors")))
+    assert not [name for name in checkpoint if "_orig_mod" in name]
+    fit(resumed, scenes(), None, settings, runs=tmp_path / "parts", quiet=True)
+    assert same_weights(whole, resumed)
+
+
+def test_runs_from_before_averages_keep_their_names(tmp_path):
+    """`runs/` of a reader is found again: settings that came later count only where they are used."""
+    model, data = tiny(), scenes()
+    keys = [run_key(model, data, None, replace(QUICK, **c)) for c in ({}, {"ema": 0.9}, {"compile": True})]
+    assert len(set(keys)) == 3
+    fit(model, data, None, QUICK, runs=tmp_path, quiet=True)
+    (told,) = tmp_path.glob("*/settings.json")
+    assert not {"ema", "compile"} & json.loads(told.read_text())["decides"].keys()
 
 
 def test_an_interrupt_in_the_middle_of_an_epoch_keeps_whole_steps(tmp_path, monkeypatch):
