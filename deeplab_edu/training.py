@@ -45,6 +45,7 @@ __all__ = [
     "load_weights",
     "run_key",
     "save_weights",
+    "seconds_a_step",
     "stack",
     "train_step",
     "write_atomically",
@@ -455,6 +456,28 @@ def _train(model, train, val, settings: Settings, run: Run, team: Processes, qui
                 losses, began = [], time.perf_counter()
                 bar.set_postfix(loss=f"{history.loss[-1]:.3f}")
     return history
+
+
+def seconds_a_step(
+    model: nn.Module, train: Dataset, settings: Settings, warm: int = 5, timed: int = 15
+) -> float:
+    """How long one of `fit`'s steps takes, its pictures included: the mean of `timed` ones after `warm` others.
+
+    They are the steps that `fit` would begin with, and the model is trained by them.
+    """
+    batches, learner = _Steps(train, settings), _Learner(model, settings, processes())
+    for step in range(warm + timed):
+        if step == warm:
+            _wait()
+            began = time.perf_counter()
+        learner.step(step, *batches[step])
+    _wait()
+    return (time.perf_counter() - began) / timed
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _report(history: History, losses: Tensor, done: int, settings: Settings) -> None:
