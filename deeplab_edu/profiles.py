@@ -226,8 +226,8 @@ PROFILES: dict[str, Profile] = {
         val_scenes=500,
         batch_size=32,
         iterations=4000,  # at most: experiments/full_size.py measures first, and takes what fits its minutes
-        # Plain VGG-16 hardly learns from random weights (its authors began with a shallower net), and the course has
-        # no ImageNet weights to start from: hence batch norm for FCN and v1.
+        # Runs start from random weights, from which plain VGG-16 hardly learns (its authors began with a shallower
+        # net): hence batch norm for FCN and v1.
         model_options={"backbone": "vgg16_bn"},
         options_of={
             "deeplab_v2": {"backbone": "resnet101"},

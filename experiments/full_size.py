@@ -180,13 +180,12 @@ def save_picture(figure: Figure, path: Path) -> None:
     Image.open(buffer).convert("RGB").quantize(128).save(path, optimize=True)
 
 
-def run(recipe: Profile, options: argparse.Namespace) -> None:
+def run(recipe: Profile, settings: Settings, options: argparse.Namespace) -> None:
     """Train one seed, go on with it, or load it; then score it and write its result and picture."""
     backbone = recipe.model_options["backbone"]
     folder = options.runs / f"full_size-{options.model}-{backbone}-{options.seed}"
     torch.manual_seed(options.seed)
     model = build_model(options.model, num_classes=12, **recipe.model_options).to(recipe.device)
-    settings = Settings.from_profile(recipe, seed=options.seed)
     where = {"size": recipe.image_size, "device": recipe.device}
 
     def scenes(length: int) -> SceneDataset:
@@ -266,15 +265,17 @@ def command(options: argparse.Namespace) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     profile = Profile.load("gpu") if options.device == "cuda" else replace(PROFILES["gpu"], device="cpu")
+    recipe = profile.of(options.model, options.backbone)
     changes = {
         "iterations": options.steps,
         "batch_size": options.batch_size,
         "learning_rate": options.learning_rate,
         "compile": options.compile,
+        "seed": options.seed,
     }
-    recipe = profile.of(options.model, options.backbone)
+    given = {name: value for name, value in changes.items() if value is not None}
     torch.backends.cudnn.benchmark = True  # all batches have one size
-    run(replace(recipe, **{k: v for k, v in changes.items() if v is not None}), options)
+    run(recipe, Settings.from_profile(recipe, options.model, **given), options)
 
 
 if __name__ == "__main__":
