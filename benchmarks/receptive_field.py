@@ -5,7 +5,7 @@
 At 513 px, arms in turns: tracing on the meta device; that and the first click, which builds the tables; then, as in an
 explorer, clicks on one traced graph: on the output (whose image pooling sees everything), on the ASPP branch of
 rate 12, and on that branch for path counts. At 257 px the same question on that branch beside two other ways to ask it,
-a tenth as often: the gradient (one forward and backward pass) and TorchLens (the box around the pixels, in a
+a quarter as often: the gradient (one forward and backward pass) and TorchLens (the box around the pixels, in a
 process of its own; left out where it is not installed).
 """
 
@@ -72,7 +72,7 @@ def ask_torchlens() -> dict[str, Any]:
 
 def main() -> None:
     options, profile = parse(__doc__, repetitions=25), Profile.load()
-    seconds = clicks(options.repetitions) | rivals(max(1, options.repetitions // 10))
+    seconds = clicks(options.repetitions) | rivals(-(-options.repetitions // 4))
     spans = {name: quartiles([1000 * s for s in values]) for name, values in seconds.items()}
     print(f"DeepLabv3-ResNet-50 at {SIZE} px, {options.repetitions} repetitions; {machine_line()}\n")
     rows = [(name, spread(*span, form=".1f")) for name, span in spans.items()]

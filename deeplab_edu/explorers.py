@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.cbook import get_sample_data
-from matplotlib.figure import Figure
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,7 +35,7 @@ from deeplab_edu.field_figures import (
     stack_counts,
     weight_places,
 )
-from deeplab_edu.figures import draw_errors, draw_history, draw_image, draw_labels, draw_prediction, draw_taps
+from deeplab_edu.figures import draw_errors, draw_history, draw_image, draw_labels, draw_taps
 from deeplab_edu.models import build_model
 from deeplab_edu.models.deeplab_v2 import STRIDE
 from deeplab_edu.models.layers import crop, on_grid, to_size
@@ -44,8 +43,6 @@ from deeplab_edu.receptive_field import Field, SpatialGraph, effective_field, ga
 from deeplab_edu.training import History
 
 if TYPE_CHECKING:
-    from ipywidgets import VBox
-
     from deeplab_edu.widgets import Panel
 
 
@@ -448,90 +445,91 @@ def explore_output_stride(
 
 # --- the dense CRF -------------------------------------------------------------------------------------
 
+# Inches: four and three beside each other where JupyterLab's side bar leaves 770 px of a window's 1200.
+THUMBNAIL, PICTURE = (1.9, 2.15), (2.55, 2.8)
 CRF_SLIDERS = {  # lowest, highest, step
     "w1": (0, 12, 0.5),
-    "theta_alpha": (1, 60, 1),
-    "theta_beta": (1, 60, 1),
+    "theta_alpha": (1, 60, 1.0),
+    "theta_beta": (1, 60, 1.0),
     "w2": (0, 12, 0.5),
     "theta_gamma": (0.5, 10, 0.5),
     "iterations": (0, 15, 1),
 }
 
 
-def explore_crf(image: Tensor, probabilities: Tensor, labels: LabelSet, start: DenseCRF) -> Any:
+def explore_crf(image: Tensor, probabilities: Tensor, labels: LabelSet, start: DenseCRF) -> Panel:
     """Sliders for the parameters of a dense CRF, and what it makes of `probabilities` (C, H, W) on `image`.
 
-    `image` is (3, H, W) uint8. Two pictures are drawn: labels afterwards, and the pixels that changed.
+    `image` is (3, H, W) uint8. Values of `start` beyond a slider are moved to its end.
     """
-    from ipywidgets import Dropdown, FloatSlider, HBox, Image, IntSlider, VBox
+    from deeplab_edu.widgets import ClickImage, Panel, choice, class_key, slider
 
     controls: dict[str, Any] = {}
     for name, (low, high, step) in CRF_SLIDERS.items():
-        kind = IntSlider if name == "iterations" else FloatSlider
         value = min(max(getattr(start, name), low), high)
-        controls[name] = kind(value, min=low, max=high, step=step, description=name)
-    controls["normalization"] = Dropdown(
-        options=["after", "symmetric"], value=start.normalization, description="K' is"
-    )
-    picture = Image(format="png")
+        controls[name] = slider(name, value, low, high, step, live=False)
+    controls["normalization"] = choice("K' is", ["after", "symmetric"], start.normalization)
+    views = [ClickImage() for _ in range(4)]
+    before = probabilities.argmax(0)
+    views[0].show("picture", THUMBNAIL, lambda ax: draw_image(ax, image, "picture"))
+    views[1].show("labels of the network", THUMBNAIL, lambda ax: draw_labels(ax, before, labels, "network"))
 
-    def redraw(_: object = None) -> None:
+    def redraw() -> str:
         crf = DenseCRF(**{name: control.value for name, control in controls.items()})
-        picture.value = crf_picture(image, probabilities, labels, crf)
+        after = crf.refine(image, probabilities).argmax(0)
+        words = f"{(before != after).float().mean().item():.1%} of the labels change"
+        views[2].show(
+            f"labels after the CRF: {words}",
+            THUMBNAIL,
+            lambda ax: draw_labels(ax, after, labels, "after the CRF"),
+        )
+        views[3].show(f"where: {words}", THUMBNAIL, lambda ax: draw_errors(ax, after, before, "changed"))
+        return f"<b>{words}</b>. {class_key(labels, before, after)}"
 
-    for control in controls.values():
-        control.continuous_update = False
-        control.observe(redraw, "value")
-    redraw()
-    return HBox([VBox(list(controls.values())), picture])
-
-
-def crf_picture(image: Tensor, probabilities: Tensor, labels: LabelSet, crf: DenseCRF) -> bytes:
-    """A PNG of what `crf` changes: the picture, labels before and after, and where they differ."""
-    before, after = probabilities.argmax(0), crf.refine(image, probabilities).argmax(0)
-    figure = Figure((8.4, 2.4), dpi=80, layout="constrained")
-    axes = figure.subplots(1, 4)
-    draw_image(axes[0], image, "picture")
-    draw_labels(axes[1], before, labels, "network")
-    draw_labels(axes[2], after, labels, "after the CRF")
-    changed = (before != after).float().mean()
-    draw_errors(axes[3], after, before, f"{100 * changed:.1f} % changed")
-    buffer = io.BytesIO()
-    figure.savefig(buffer)
-    return buffer.getvalue()
+    return Panel([*controls.values()], views, redraw)
 
 
-def explore_decoder(v3: nn.Module, v3plus: nn.Module, scenes: Any, pictures: int = 12) -> VBox:
+# --- the decoder of DeepLab v3+ ------------------------------------------------------------------------
+
+
+def explore_decoder(v3: nn.Module, v3plus: nn.Module, scenes: Any, pictures: int = 12) -> Panel:
     """Two trained networks, v3 without and v3+ with a decoder: labels at three output strides, low-level channels cut.
 
     `scenes` is a data set of (image, mask) with `.labels`; its first `pictures` can be leafed through.
     """
-    from ipywidgets import HBox, Image, IntSlider, ToggleButton, ToggleButtons, VBox
+    from deeplab_edu.widgets import ClickImage, Panel, choice, slider, tick
 
     all_channels = v3plus.low_level[0].out_channels  # type: ignore[index, union-attr]
-    decoder = ToggleButton(True, description="decoder")
-    channels = IntSlider(all_channels, 0, all_channels, description="low-level", continuous_update=False)
-    strides = [("stride 32", 32), ("stride 16", 16), ("stride 8", 8)]
-    stride = ToggleButtons(options=strides, value=16, style={"button_width": "80px"})
-    number = IntSlider(0, 0, min(pictures, len(scenes)) - 1, description="scene", continuous_update=False)
-    shown = Image(format="png")
+    decoder = tick("decoder", True)
+    stride = choice("output stride", [8, 16, 32], 16)
+    channels = slider("low-level", all_channels, 0, all_channels, live=False)
+    number = slider("scene", 0, 0, min(pictures, len(scenes)) - 1, live=False)
+    views = [ClickImage() for _ in range(3)]
 
-    def redraw(_: object = None) -> None:
+    def redraw() -> str:
         channels.disabled = not decoder.value
         model, cut = (v3plus, channels.value) if decoder.value else (v3, None)
-        image, target = scenes[number.value]
         with switched(model, stride.value, cut):
-            labels = most_probable(model, image)
-        title = f"v3+, {cut} of {all_channels} channels" if decoder.value else "v3, no decoder"
-        figure = Figure(figsize=(9.2, 3.3), dpi=80, layout="constrained")
-        draw_prediction(figure.subplots(1, 3), image, target, labels, scenes.labels, title)
-        figure.savefig(buffer := io.BytesIO(), format="png")
-        shown.value = buffer.getvalue()
+            prediction = most_probable(model, scenes[number.value][0])
+        name = f"v3+ with {cut} of {all_channels} low-level channels" if decoder.value else "v3, no decoder"
+        return _show_labels(views, scenes, number.value, prediction, f"{name}, output stride {stride.value}")
 
-    for control in (decoder, channels, stride, number):
-        control.observe(redraw, "value")
-    redraw()
-    return VBox([HBox([decoder, stride]), HBox([channels, number]), shown])
+    return Panel([decoder, stride, channels, number], views, redraw)
+
+
+def _show_labels(views: Sequence[Any], scenes: Any, number: int, prediction: Tensor, by: str) -> str:
+    """A scene, the labels (H, W) that `by` gives it, and where these are wrong; says how many are."""
+    from deeplab_edu.widgets import class_key
+
+    image, target = scenes[number]
+    wrong = (prediction != target)[target != IGNORE_INDEX].float().mean().item()
+    words = f"{by}: {wrong:.1%} of the pixels are wrong"
+    views[0].show(f"scene {number}", PICTURE, lambda ax: draw_image(ax, image, f"scene {number}"))
+    views[1].show(
+        f"labels by {words}", PICTURE, lambda ax: draw_labels(ax, prediction, scenes.labels, "labels")
+    )
+    views[2].show(f"where: {words}", PICTURE, lambda ax: draw_errors(ax, prediction, target, "wrong"))
+    return f"<b>{words}</b>. {class_key(scenes.labels, prediction, target)}"
 
 
 @contextmanager
@@ -576,18 +574,9 @@ def explore_branches(model: nn.Module, scenes: Any, pictures: int = 12) -> Panel
     scores = cache(lambda index: branch_scores(model, scenes[index][0]))
 
     def redraw() -> str:
-        image, target = scenes[number.value]
         used = [switch.value for switch in switches]
         prediction = scores(number.value)[used].sum(0).argmax(0)
-        wrong = (prediction != target)[target != IGNORE_INDEX].float().mean().item()
-        words = f"{sum(used)} of {len(used)} branches: {wrong:.1%} of the pixels are wrong"
-        size = (2.9, 3.15)
-        views[0].show(f"scene {number.value}", size, lambda ax: draw_image(ax, image, "picture"))
-        views[1].show(
-            f"labels by {words}", size, lambda ax: draw_labels(ax, prediction, scenes.labels, "labels")
-        )
-        views[2].show(f"where: {words}", size, lambda ax: draw_errors(ax, prediction, target, "wrong"))
-        return f"<b>{words}</b>."
+        return _show_labels(views, scenes, number.value, prediction, f"{sum(used)} of {len(used)} branches")
 
     return Panel([*switches, number], views, redraw)
 

@@ -81,22 +81,6 @@ def draw_errors(ax: Axes, prediction: ArrayLike, target: ArrayLike, title: str =
     return _bare(ax, title)
 
 
-def draw_prediction(
-    axes: Sequence[Axes],
-    image: ArrayLike,
-    target: ArrayLike,
-    prediction: ArrayLike,
-    labels: LabelSet,
-    title: str = "",
-) -> None:
-    """A picture, the labels (H, W) that a model gives it under `title`, and where these are wrong: three axes."""
-    prediction, target = np.asarray(prediction), np.asarray(target)
-    wrong = 100 * np.mean((prediction != target)[target != IGNORE_INDEX])
-    draw_image(axes[0], image, "picture")
-    draw_labels(axes[1], prediction, labels, title)
-    draw_errors(axes[2], prediction, target, f"wrong: {wrong:.1f} % of the pixels")
-
-
 def draw_map(
     ax: Axes,
     values: ArrayLike,

@@ -18,6 +18,8 @@ The network is read as a `torch.fx` graph on the meta device, where tensors have
 import copy
 import difflib
 import operator
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -189,15 +191,31 @@ class Route(NamedTuple):
     tables: list[Tensor | None]
 
 
+# While torch.fx traces, its own code stands in for the call of every nn.Module of the process.
+ONE_TRACE_AT_A_TIME = threading.Lock()
+
+
 class Tracer(fx.Tracer):
-    """Remembers what each module returned, so that a layer can be asked for by its name."""
+    """Remembers what each module returned, so that a layer can be asked for by its name.
+
+    An explorer traces in a thread of its own: a model that trains in another one meanwhile is called as ever.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.thread = threading.get_ident()
         self.returned: dict[nn.Module, Any] = {}
 
-    def call_module(self, m: nn.Module, *call: Any) -> Any:
-        self.returned[m] = super().call_module(m, *call)
+    def trace(self, *call: Any, **options: Any) -> fx.Graph:
+        with ONE_TRACE_AT_A_TIME:
+            return super().trace(*call, **options)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
+        self.returned[m] = super().call_module(m, forward, args, kwargs)
         return self.returned[m]
 
 

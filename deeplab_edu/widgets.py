@@ -17,7 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
+from deeplab_edu.data.labels import IGNORE_INDEX, LabelSet
 from deeplab_edu.figures import STYLE
 
 HERE = Path(__file__).resolve().parent
@@ -102,6 +104,7 @@ class Panel(VBox):
         self.pictures, self._redraw, self.line, self.drawing = list(pictures), redraw, HTML(), False
         self.line.add_class("deeplab-line")
         super().__init__([HBox(list(controls), layout=WRAP), HBox(list(pictures), layout=WRAP), self.line])
+        self.add_class("deeplab-panel")
         for widget in controls:
             if widget.has_trait("value"):
                 widget.observe(self.update, "value")
@@ -153,15 +156,19 @@ class Panel(VBox):
         return bundle
 
 
-def slider(name: str, value: int, low: int, high: int, step: int = 1) -> ipywidgets.IntSlider:
-    return ipywidgets.IntSlider(
+def slider(name: str, value: float, low: float, high: float, step: float = 1, *, live: bool = True) -> Widget:
+    """Of whole numbers, if `step` is one. If not `live` it tells its value when it is let go, for slow redraws."""
+    kind = ipywidgets.IntSlider if isinstance(step, int) else ipywidgets.FloatSlider
+    return kind(
         value,
-        low,
-        high,
-        step,
+        min=low,
+        max=high,
+        step=step,
         description=name,
+        continuous_update=live,
+        readout_format="d" if isinstance(step, int) else ".1f",
         layout=Layout(width="238px"),
-        style={"description_width": "84px"},
+        style={"description_width": "96px"},
     )
 
 
@@ -179,3 +186,10 @@ def tick(name: str, value: bool) -> ipywidgets.Checkbox:
     return ipywidgets.Checkbox(
         value, description=name, indent=False, layout=Layout(width="auto", margin="2px 16px")
     )
+
+
+def class_key(labels: LabelSet, *masks: Tensor) -> str:
+    """HTML: colour and name of each class in the label maps (H, W)."""
+    present = sorted({int(i) for mask in masks for i in mask.unique()} - {IGNORE_INDEX})
+    square = "<i class='deeplab-color' style='background:rgb{}'></i>"
+    return " ".join(f"<span>{square.format(labels.colors[i])} {labels.names[i]}</span>" for i in present)

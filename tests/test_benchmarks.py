@@ -66,6 +66,12 @@ def test_receptive_field(run, capsys):
     assert {"257 px: click", "257 px: gradient"} <= set(saved["measured"])
 
 
+def test_explorers(run, capsys):
+    saved = run("explorers", "--repetitions", "1", "--save")["measured"]
+    assert len(saved) == 9 and all(times for kinds in saved.values() for times in kinds.values())
+    assert "| CRF, theta_beta at 128 px | " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("installed", [True, False])
 def test_torchlens_is_asked_where_it_is_installed(timing, monkeypatch, installed):
     import receptive_field

@@ -1,5 +1,7 @@
 """Explorers: silent outside a notebook, alive inside one."""
 
+import re
+
 import pytest
 import torch
 from nbclient import NotebookClient
@@ -13,7 +15,6 @@ from deeplab_edu.data.scenes import SceneDataset
 from deeplab_edu.explorers import (
     CRF_SLIDERS,
     branch_scores,
-    crf_picture,
     explore_branches,
     explore_crf,
     explore_decoder,
@@ -22,6 +23,7 @@ from deeplab_edu.explorers import (
     switched,
 )
 from deeplab_edu.models import build_model
+from deeplab_edu.widgets import class_key
 
 START = """
 from pathlib import Path
@@ -106,38 +108,55 @@ def halves() -> tuple[torch.Tensor, torch.Tensor]:
     return image, torch.stack([left, 1 - left])
 
 
-def test_every_control_of_the_crf_redraws(halves):
-    explorer = explore_crf(*halves, SPLIT, DenseCRF(4, 8, 20, 1, 1))
-    panel, picture = explorer.children
-    assert len(panel.children) == 7
-    for control in panel.children:
-        before, picture.value = bytes(picture.value), b""
+def controls(panel) -> dict:
+    return {control.description: control for control in panel.children[0].children}
+
+
+def words(panel) -> str:
+    return panel.line.value.split("</b>")[0].removeprefix("<b>")
+
+
+def test_every_control_of_the_crf_redraws(halves, monkeypatch):
+    panel, asked = explore_crf(*halves, SPLIT, DenseCRF(4, 8, 20, 1, 1)), []
+    assert list(controls(panel)) == [*CRF_SLIDERS, "K' is"]
+    monkeypatch.setattr(explorers, "DenseCRF", lambda **given: asked.append(given) or DenseCRF(**given))
+    for name, control in controls(panel).items():
         control.value = control.options[1] if hasattr(control, "options") else control.max
-        assert bytes(picture.value).startswith(b"\x89PNG"), control.description
-        assert before.startswith(b"\x89PNG")
+        assert asked[-1][name if name in CRF_SLIDERS else "normalization"] == control.value
+    assert len(asked) == 7
 
 
 @pytest.mark.parametrize("name", [*CRF_SLIDERS])
 def test_the_ends_of_every_slider_are_settings(halves, name):
+    panel = explore_crf(*halves, SPLIT, DenseCRF(4, 8, 20, 1, 1))
     for end in CRF_SLIDERS[name][:2]:
-        crf = DenseCRF(**{"w1": 4, "theta_alpha": 8, "theta_beta": 20, "w2": 1, "theta_gamma": 1, name: end})
-        assert crf_picture(*halves, SPLIT, crf).startswith(b"\x89PNG")
+        controls(panel)[name].value = end
+        assert words(panel).endswith("of the labels change"), "an error would be said here"
 
 
-@pytest.mark.parametrize("w1, share", [(6, "18.8 % changed"), (0, "0.0 % changed")])
-def test_the_picture_of_the_crf_says_how_much_it_changed(halves, monkeypatch, w1, share):
+def test_the_explorer_of_the_crf_says_how_much_changes(halves):
     """Three of sixteen columns move to their side of the edge; without weights none does."""
-    titles = []
-    monkeypatch.setattr(explorers, "draw_errors", lambda ax, after, before, title: titles.append(title))
-    crf_picture(*halves, SPLIT, DenseCRF(w1, 8, 20, 0, 1))
-    assert titles == [share]
+    panel = explore_crf(*halves, SPLIT, DenseCRF(6, 8, 20, 0, 1))
+    assert words(panel) == "18.8% of the labels change"
+    before = [picture.png for picture in panel.pictures]
+    controls(panel)["w1"].value = 0
+    assert words(panel) == "0.0% of the labels change"
+    changed = [picture.png != png for picture, png in zip(panel.pictures, before, strict=True)]
+    assert changed == [False, False, True, True]
+    assert panel.pictures[2].png.startswith(b"\x89PNG")
 
 
 def test_a_start_outside_the_sliders_is_moved_to_their_ends(halves):
-    explorer = explore_crf(*halves, SPLIT, DenseCRF(4, 121, 5, 3, 3, normalization="symmetric"))
-    values = {control.description: control.value for control in explorer.children[0].children}
-    assert values["theta_alpha"] == 60
-    assert values["K' is"] == "symmetric"
+    panel = explore_crf(*halves, SPLIT, DenseCRF(4, 121.5, 5, 3, 3, normalization="symmetric"))
+    assert controls(panel)["theta_alpha"].value == 60
+    assert controls(panel)["K' is"].value == "symmetric"
+
+
+def test_the_line_names_the_classes_that_are_shown():
+    masks = torch.tensor([[0, 0, 255]]), torch.tensor([[1, 0, 0]])
+    assert re.sub("<.*?>", "", class_key(SPLIT, *masks)).split() == ["left", "right"]
+    assert re.sub("<.*?>", "", class_key(SPLIT, masks[0])).split() == ["left"]
+    assert "background:rgb(255, 255, 255)" in class_key(SPLIT, *masks)
 
 
 @pytest.fixture(scope="module")
@@ -177,26 +196,21 @@ def test_an_error_inside_leaves_no_switch_behind(v3_and_v3plus):
     assert model.output_stride == 16 and not model.low_level._forward_hooks
 
 
-def test_decoder_channels_stride_and_scene_change_the_picture(v3_and_v3plus, monkeypatch):
-    drawn, scenes = [], SceneDataset("thin", size=32, length=3)
-    monkeypatch.setattr("deeplab_edu.explorers.draw_prediction", lambda *given: drawn.append(given))
-    first, second, _ = explore_decoder(*v3_and_v3plus, scenes).children
-    (decoder, stride), (channels, number) = first.children, second.children
-    assert (channels.value, channels.max, number.max) == (4, 4, 2)
-    channels.value = 1
-    stride.value = 8
-    number.value = 2
-    decoder.value = False
-    titles = [given[-1] for given in drawn]
-    assert titles == [*["v3+, 4 of 4 channels"], *["v3+, 1 of 4 channels"] * 3, "v3, no decoder"]
-    assert channels.disabled
+def test_decoder_channels_stride_and_scene_change_the_picture(v3_and_v3plus):
+    scenes = SceneDataset("thin", size=32, length=3)
+    panel = explore_decoder(*v3_and_v3plus, scenes)
+    moved = controls(panel)
+    assert (moved["low-level"].value, moved["low-level"].max, moved["scene"].max) == (4, 4, 2)
+    said = [words(panel)]
+    for name, value in (("low-level", 1), ("output stride", 8), ("scene", 2), ("decoder", False)):
+        moved[name].value = value
+        said.append(words(panel))
+    titles = ["v3+ with 4 of 4", *["v3+ with 1 of 4"] * 3, "v3, no decoder"]
+    assert all(line.startswith(title) for line, title in zip(said, titles, strict=True))
+    assert moved["low-level"].disabled and panel.pictures[0].alt == "scene 2"
     with switched(v3_and_v3plus[0], 8):
-        assert torch.equal(drawn[-1][3], most_probable(v3_and_v3plus[0], scenes[2][0]))
-
-
-def test_the_decoder_explorer_shows_a_picture(v3_and_v3plus):
-    *_, shown = explore_decoder(*v3_and_v3plus, SceneDataset("thin", size=32, length=3)).children
-    assert bytes(shown.value).startswith(b"\x89PNG")
+        wrong = (most_probable(v3_and_v3plus[0], scenes[2][0]) != scenes[2][1]).float().mean()
+    assert said[-1] == f"v3, no decoder, output stride 8: {wrong:.1%} of the pixels are wrong"
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +249,19 @@ def test_another_scene_is_another_picture(panel):
     panel.children[0].children[-1].value = 2
     assert all(picture.png != png for picture, png in zip(panel.pictures, before, strict=True))
     assert panel.pictures[0].alt == "scene 2"
+
+
+def test_void_is_neither_right_nor_wrong(aspp):
+    class Half(list):
+        labels = SceneDataset("shapes").labels
+
+    target = torch.zeros(32, 32, dtype=torch.uint8)
+    target[:16], target[:, :4] = 255, 1
+    panel = explore_branches(aspp, Half([(torch.zeros(3, 32, 32, dtype=torch.uint8), target)]))
+    for switch in panel.children[0].children[:-1]:
+        switch.value = False  # all is ground
+    right = (target == 0).sum() / (target != 255).sum()
+    assert words(panel) == f"0 of 2 branches: {1 - right:.1%} of the pixels are wrong"
 
 
 def test_without_any_branch_all_is_ground(panel):

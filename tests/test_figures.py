@@ -30,7 +30,6 @@ from deeplab_edu.figures import (
     draw_map,
     draw_numbers,
     draw_overlay,
-    draw_prediction,
     draw_scores,
     draw_steps,
     draw_taps,
@@ -337,13 +336,6 @@ def test_taps_end_at_the_pixels_that_are_seen(ax, layers, pixels):
     drawn = draw_taps(ax, layers)
     assert drawn.lines[-1].get_xdata().tolist() == pixels
     assert [t.get_text() for t in drawn.get_yticklabels()] == ["pixels", "layer 1", "layer 2"]
-
-
-def test_a_prediction_stands_between_its_picture_and_its_errors():
-    axes = Figure().subplots(1, 3)
-    draw_prediction(axes, IMAGE, np.array([[0, 0, 1], [1, 255, 1]]), MASK, TWO, "by a model")
-    assert np.array_equal(shown(axes[1]), TWO.colorize(MASK)) and title(axes[1]) == "by a model"
-    assert title(axes[2]) == "wrong: 60.0 % of the pixels"  # three of five; void in the truth does not count
 
 
 def test_flow_has_a_box_for_each_name_and_an_arrow_for_each_pair(ax):

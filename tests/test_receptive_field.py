@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 from collections import Counter
 
 import pytest
@@ -640,6 +641,47 @@ def test_a_traced_model_is_left_as_it_was():
     assert model.training and all(
         torch.equal(value, before[key]) for key, value in model.state_dict().items()
     )
+
+
+class Meanwhile(nn.Module):
+    """Starts a thread when it is called, and waits for it that long."""
+
+    def __init__(self, target, seconds):
+        super().__init__()
+        self.seconds = seconds
+        self.layer, self.thread = nn.Conv2d(3, 3, 3, padding=1), threading.Thread(target=target, daemon=True)
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def forward(self, x):
+        self.thread.start()
+        self.thread.join(self.seconds)
+        return self.layer(x)
+
+
+def test_a_network_that_runs_while_another_is_traced_is_not_disturbed():
+    """A cell trains while the reader moves an explorer: torch.fx hooks into the call of every module there is."""
+    other, images, answers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.rand(1, 3, 8, 8), []
+    graph = SpatialGraph(Meanwhile(lambda: answers.append(other(images)), 30).to("meta"), (8, 8))
+    assert torch.equal(answers[0], other(images))
+    assert graph.tap_map((3, 3)).sum() == 9
+
+
+def test_two_threads_may_trace():
+    outer_is_done, found, call = threading.Event(), [], nn.Module.__call__
+
+    def wait(x):  # were both traced at a time, the outer trace would now take away the hooks of the inner one
+        outer_is_done.wait(20)
+        return x
+
+    inner = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), Call(wait), nn.Conv2d(3, 3, 3, padding=1))
+    outer = Meanwhile(lambda: found.append(tap_map(inner, (9, 9), (4, 4))), 0.3).to("meta")
+    assert tap_map(outer, (8, 8), (3, 3)).sum() == 9
+    outer_is_done.set()
+    outer.thread.join(60)
+    assert found[0].sum() == 25
+    assert nn.Module.__call__ is call
 
 
 TINY = convs((3, 1, 1, 1))

@@ -3,6 +3,7 @@
 Screenshots before and after an interaction, 1200 and 800 pixels wide, are kept in build/screenshots.
 """
 
+import html
 import random
 import re
 import time
@@ -17,7 +18,10 @@ pytestmark = pytest.mark.required_in_ci
 
 START = """
 import torch
-from deeplab_edu.explorers import Lens, explore_aspp, explore_field, explore_output_stride, explore_taps
+from torch.nn import functional as F
+from deeplab_edu.crf import DenseCRF
+from deeplab_edu.data.scenes import SceneDataset
+from deeplab_edu.explorers import *
 from deeplab_edu.models import build_model
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -25,12 +29,24 @@ models = {
     "FCN-32s": (build_model("fcn32s", 12, backbone="tiny"), "score_fr"),
     "DeepLab v1": (build_model("deeplab_v1", 12, backbone="tiny"), "score"),
 }
+v2, v3, v3plus = [build_model(f"deeplab_{n}", 12, backbone="tiny", width=4) for n in ("v2", "v3", "v3plus")]
+scenes = SceneDataset("shapes", size=64, length=4)
+image, target = scenes[1]
+votes = F.avg_pool2d(F.one_hot(target.long(), 12).movedim(-1, 0).float()[None], 9, 8, 4, count_include_pad=False)
+coarse = (F.interpolate(votes, (64, 64), mode="bilinear", align_corners=True)[0] + 0.01) / 1.12
+
+def change(alpha, beta, w1, w2, **options):
+    after = DenseCRF(w1, alpha, beta, w2, 3, **options).refine(image, coarse).argmax(0)
+    return f"{(after != coarse.argmax(0)).float().mean():.1%}"
 """
 EXPLORERS = {
     "taps": "taps = explore_taps()\ntaps",
     "field": "field = explore_field(models, size=193)\nfield",
     "aspp": "aspp = explore_aspp()\naspp",
     "stride": "stride = explore_output_stride()\nstride",
+    "branches": "branches = explore_branches(v2, scenes)\nbranches",
+    "decoder": "decoder = explore_decoder(v3, v3plus, scenes)\ndecoder",
+    "crf": "crf = explore_crf(image, coarse, scenes.labels, DenseCRF(4, 16, 15, 3, 3))\ncrf",
 }
 EVENTS = 200
 
@@ -75,6 +91,16 @@ class View:
         x = box["x"] + box["width"] * (left + width * (column + 0.5) / columns)
         self.page.mouse.click(x, box["y"] + box["height"] * (top + height * (row + 0.5) / rows))
 
+    def drag(self, handle, across):
+        """Pull the handle of a slider with the mouse."""
+        handle.scroll_into_view_if_needed()
+        box = handle.bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + across, y, steps=6)
+        self.page.mouse.up()
+
     def wait(self, text):
         self.page.wait_for_function(
             "([element, text]) => element.innerText.includes(text)",
@@ -86,7 +112,7 @@ class View:
         """A screenshot at 1200 and at 800 pixels: nothing is wider than its cell, no picture is squeezed."""
         SHOTS.mkdir(parents=True, exist_ok=True)
         for width in (1200, 800):
-            self.page.set_viewport_size({"width": width, "height": 1400})
+            self.page.set_viewport_size({"width": width, "height": 1900})
             self.root.scroll_into_view_if_needed()
             self.page.wait_for_timeout(300)
             self.root.screenshot(path=SHOTS / f"{self.name}_{what}_{width}.png")
@@ -114,16 +140,11 @@ def test_taps_by_keys_and_by_mouse(lab):
     view.handle("rate, layer 1").focus()
     view.page.keyboard.press("ArrowLeft")
     view.wait("of the 121 pixels of its 11 x 11 window")
-    assert all(a != b for a, b in zip(before, view.pictures(), strict=True))
+    assert all(changed(before, view.pictures()))
     assert view.control("rates").locator("select").input_value() == "your own"
     view.control("rates").locator("select").select_option("hybrid: 1 2 5")
     view.wait("reads 289 of the 289 pixels")
-    box = view.handle("layers").bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    view.page.mouse.move(x, y)
-    view.page.mouse.down()
-    view.page.mouse.move(x - 200, y, steps=6)
-    view.page.mouse.up()
+    view.drag(view.handle("layers"), -200)
     view.wait("reads 9 of the 9 pixels of its 3 x 3 window")
     view.control("rates").locator("select").select_option("too far: 1 2 9")
     view.wait("reads 441 of the 625 pixels")
@@ -139,7 +160,7 @@ def test_a_pixel_by_mouse_and_by_keys(lab):
     view.click(1, 40, 150)
     view.wait("Pixel (row 40, column 150)")
     view.sound()
-    assert all(a != b for a, b in zip(before, view.pictures(), strict=True)), "both models follow"
+    assert all(changed(before, view.pictures())), "both models follow"
     keys = {
         "ArrowRight": (40, 151),
         "ArrowDown": (41, 151),
@@ -227,10 +248,74 @@ def test_output_stride(lab):
     before = view.pictures()
     view.control("output stride").locator("select").select_option("8")
     view.wait("stride 8: a forward pass takes ")
-    assert all(a != b for a, b in zip(before, view.pictures(), strict=True))
+    assert all(changed(before, view.pictures()))
     assert view.picture(0).get_attribute("tabindex") is None, "nothing to pick here"
     view.control("image side, px").locator("select").select_option("257")
     view.page.wait_for_function("() => document.querySelector('img[alt*=\"33 x 33 units on 257 x 257\"]')")
+    view.shot("after")
+    view.sound()
+
+
+def changed(before, after):
+    return [a != b for a, b in zip(before, after, strict=True)]
+
+
+def test_branches_by_mouse_and_by_keys(lab):
+    view = View(lab, "branches")
+    view.shot("before")
+    view.wait("4 of 4 branches: ")
+    before = view.pictures()
+    view.root.get_by_label("rate 1", exact=True).click()
+    view.wait("3 of 4 branches: ")
+    assert changed(before, view.pictures()) == [False, True, True]
+    for rate in ("rate 2", "rate 4", "rate 6"):
+        view.root.get_by_label(rate, exact=True).focus()
+        view.page.keyboard.press("Space")
+    view.wait("0 of 4 branches: ")
+    ground = float(lab.ask("f'{(target != 0).float().mean():.1%}'").rstrip("%"))
+    view.handle("scene").focus()
+    view.page.keyboard.press("ArrowRight")
+    view.wait(f"0 of 4 branches: {ground}% of the pixels are wrong")
+    view.shot("after")
+    view.sound()
+
+
+def test_decoder_by_mouse_and_by_keys(lab):
+    view = View(lab, "decoder")
+    view.shot("before")
+    view.wait("v3+ with 4 of 4 low-level channels, output stride 16: ")
+    before = view.pictures()
+    view.handle("low-level").focus()
+    view.page.keyboard.press("Home")
+    view.wait("v3+ with 0 of 4 low-level channels, output stride 16: ")
+    assert changed(before, view.pictures()) == [False, True, True]
+    view.drag(view.handle("low-level"), 200)
+    view.wait("v3+ with 4 of 4 low-level channels")
+    view.control("output stride").locator("select").select_option("8")
+    view.wait("low-level channels, output stride 8: ")
+    view.root.get_by_label("decoder", exact=True).click()
+    view.wait("v3, no decoder, output stride 8: ")
+    assert view.control("low-level").locator(".noUi-target").get_attribute("disabled") is not None
+    view.shot("after")
+    view.sound()
+
+
+def test_crf_by_mouse_and_by_keys(lab):
+    view = View(lab, "crf")
+    view.shot("before")
+    view.wait(f"{lab.ask('change(16, 15, w1=4, w2=3)')} of the labels change")
+    before = view.pictures()
+    view.drag(view.handle("w1"), -200)
+    view.wait(f"{lab.ask('change(16, 15, w1=0, w2=3)')} of the labels change")
+    view.handle("w2").focus()
+    view.page.keyboard.press("Home")
+    view.wait("0.0% of the labels change")
+    assert changed(before, view.pictures()) == [False, False, True, True]
+    view.control("K' is").locator("select").select_option("symmetric")
+    view.handle("w1").focus()
+    view.page.keyboard.press("End")
+    share = lab.ask("change(16, 15, w1=12, w2=0, normalization='symmetric')")
+    view.wait(f"{share} of the labels change")
     view.shot("after")
     view.sound()
 
@@ -287,11 +372,9 @@ def assert_line_is_the_kernels(view):
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         said = [view.lab.ask(f"{view.name}.line.value"), view.lab.ask(f"{view.name}.redraw()")]
-        plain = [
-            re.sub(r"<br>|\s+", " ", re.sub(r"</?b>", "", text)).replace("&le;", "≤").replace("&gt;", ">")
-            for text in said
-        ]
-        if plain[0] == plain[1] == re.sub(r"\s+", " ", view.line()):
+        tags = re.compile(r"<br>|\s+"), re.compile(r"</?(b|i|span)\b.*?>")
+        plain = [" ".join(html.unescape(tags[1].sub("", tags[0].sub(" ", text))).split()) for text in said]
+        if plain[0] == plain[1] == " ".join(view.line().split()):
             return
         view.page.wait_for_timeout(200)
     raise AssertionError((said, view.line()))
