@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,20 +107,25 @@ def load_whole(model: nn.Module, state: Mapping[str, Tensor], source: object) ->
         raise ValueError(
             f"the weights from {source} are another network's: compared with this {type(model).__name__} they {said}"
         )
-    for name, value in own.items():
-        given = state[name].shape
-        if given == value.shape:
-            continue
-        if name.startswith("score") and given[1:] == value.shape[1:]:
-            raise ValueError(
-                f"the weights from {source} are for {given[0]} classes and the model has {value.shape[0]}; "
-                f"build it with num_classes={given[0]}"
-            )
+    misfits = [(name, state[name].shape, v.shape) for name, v in own.items() if state[name].shape != v.shape]
+    if misfits and (classes := other_classes(misfits)):
         raise ValueError(
-            f"{name!r} in the weights from {source} has shape {tuple(given)}, not {tuple(value.shape)}: "
+            f"the weights from {source} are for {classes[0]} classes and the model has {classes[1]}; "
+            f"build it with num_classes={classes[0]}"
+        )
+    for name, given, shape in misfits[:1]:
+        raise ValueError(
+            f"{name!r} in the weights from {source} has shape {tuple(given)}, not {tuple(shape)}: "
             "is it a network of another width or backbone?"
         )
     model.load_state_dict(dict(state))
+
+
+def other_classes(misfits: Sequence[tuple[str, torch.Size, torch.Size]]) -> tuple[int, int] | None:
+    """(theirs, ours) if all shapes differ by one and the same number only; channels differ by several, multiples."""
+    pairs = {pair for _, given, own in misfits for pair in zip(given, own) if pair[0] != pair[1]}
+    alike = all(len(given) == len(own) for _, given, own in misfits)
+    return pairs.pop() if alike and len(pairs) == 1 else None
 
 
 def check_stride_in(model: nn.Module, facts: Mapping[str, Any], source: object) -> None:

@@ -117,6 +117,17 @@ def test_compat_is_torchvisions_and_loads_its_file(depth, tmp_path):
         assert relative_error(model(images), net(images)["out"]) < 1e-5
 
 
+def test_compat_does_without_torchvisions_own_network(monkeypatch):
+    def refuse(self, *arguments, **options):
+        raise AssertionError(f"{type(self).__name__} of torchvision was asked")
+
+    for name in ("DeepLabV3", "DeepLabHead", "ASPP", "ASPPConv", "ASPPPooling"):
+        monkeypatch.setattr(f"torchvision.models.segmentation.deeplabv3.{name}.__init__", refuse)
+    with pytest.raises(AssertionError, match="of torchvision was asked"):
+        theirs(50)
+    assert count(on_meta(compat="torchvision")) == 39_638_869
+
+
 def test_coco_asks_torchvision_and_drops_the_auxiliary_head(monkeypatch):
     build = torchvision.models.get_model_builder("deeplabv3_resnet50")
     net = randomise(build(weights=None, weights_backbone=None, num_classes=21, aux_loss=True), seed=1)
@@ -239,6 +250,19 @@ def test_whole_weights_that_do_not_fit(tmp_path, change, sentence):
     torch.save(change(before), tmp_path / "run.pth")
     with pytest.raises(ValueError, match=sentence):
         build_model("deeplab_v3", 4, backbone="tiny", width=4, weights=tmp_path / "run.pth")
+
+
+@pytest.mark.parametrize(
+    "name", ["fcn32s", "fcn8s", "deeplab_v1", "deeplab_v2", "deeplab_v3", "deeplab_v3plus"]
+)
+def test_weights_for_another_number_of_classes_are_named_as_such(name, tmp_path):
+    torch.save(build_model(name, 9, backbone="tiny", width=4).state_dict(), tmp_path / "run.pth")
+    with pytest.raises(
+        ValueError, match=r"are for 9 classes and the model has 4; build it with num_classes=9"
+    ):
+        build_model(name, 4, backbone="tiny", width=4, weights=tmp_path / "run.pth")
+    with pytest.raises(ValueError, match="is it a network of another width or backbone"):
+        build_model(name, 9, backbone="tiny", width=6, weights=tmp_path / "run.pth")
 
 
 def test_whole_weights_come_back(tmp_path):
