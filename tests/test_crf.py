@@ -324,16 +324,6 @@ def test_kinds_of_image():
         assert torch.equal(CRF.refine(same, probabilities), expected)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("backend", OURS)
-def test_on_a_gpu(backend):
-    image, probabilities = scene(100, 130)
-    crf = replace(PRESETS["v1"], backend=backend)
-    ours, expected = crf.refine(image, probabilities.cuda()), crf.refine(image, probabilities)
-    assert ours.is_cuda
-    assert (ours.cpu().argmax(0) == expected.argmax(0)).float().mean() > 0.999
-
-
 def test_presets_are_as_published():
     values = {
         k: (c.w1, c.theta_alpha, c.theta_beta, c.w2, c.theta_gamma, c.iterations) for k, c in PRESETS.items()

@@ -1,6 +1,8 @@
 """The command that trains a model at full size: measured first, restartable, one result for all seeds."""
 
 import json
+import os
+import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -134,6 +136,30 @@ def test_without_a_gpu_it_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="Profile 'gpu' needs a CUDA device and torch sees none"):
         full_size.main(["--model", "fcn8s"])
+
+
+BARE = """
+import sys
+
+MISSING = {"IPython", "ipykernel", "ipywidgets", "anywidget", "jupyter_client", "nbformat", "nbclient", "nbval"}
+MISSING |= {"jupytext", "hypothesis", "scipy", "sklearn", "xdist", "pydensecrf", "segmentation_models_pytorch", "yaml"}
+sys.modules.update(dict.fromkeys(MISSING))  # None: an import fails
+sys.path[:0] = ["experiments", "benchmarks"]
+import full_size_speed, full_size
+import pytest
+plugins = ["-p", "no:nbval", "-p", "no:xdist", "-p", "no:hypothesispytest", "-p", "no:cacheprovider"]
+sys.exit(pytest.main(["--collect-only", "-q", "-m", "gpu", *plugins, "tests/gpu"]))
+"""
+
+
+def test_a_machine_without_jupyter_can_run_all_that_needs_a_gpu():
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    top = Path(__file__).resolve().parent.parent
+    command = [sys.executable, "-c", BARE]
+    done = subprocess.run(command, cwd=top, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for model in MODELS:
+        assert f"test_steps_at_full_size_in_bfloat16[{model}-" in done.stdout
 
 
 RECIPES = [(model, None) for model in MODELS]

@@ -256,14 +256,6 @@ def test_a_photograph_of_6_megapixels_needs_little_more_memory_than_its_result()
     assert whole > 2 * tiled
 
 
-@pytest.mark.gpu
-def test_model_on_a_gpu_gives_a_result_on_the_cpu():
-    image = random_image(100, 300)
-    on_gpu = segment(shaken("fcn8s").cuda(), image, tile=128, overlap=32, flip=True)
-    assert on_gpu.device.type == "cpu"
-    assert torch.allclose(on_gpu, segment(shaken("fcn8s"), image, tile=128, overlap=32, flip=True), atol=1e-2)
-
-
 @pytest.mark.parametrize(
     ("image", "error", "sentence"),
     [

@@ -183,15 +183,6 @@ def test_matrices_can_be_pickled_and_printed() -> None:
     assert repr(ConfusionMatrix(4)) == "ConfusionMatrix(num_classes=4, pixels=0)"
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_devices_may_differ() -> None:
-    counts = ConfusionMatrix(4).update(HAND_PRED.cuda(), HAND_TARGET)
-    counts.update(HAND_PRED, HAND_TARGET.cuda(), where=trimap(HAND_TARGET.cuda(), 9))
-    assert counts.matrix.sum() == 30 and counts.miou == pytest.approx(2 / 3)
-    assert torch.equal(trimap(HAND_TARGET.cuda(), 1).cpu(), trimap(HAND_TARGET, 1))
-
-
 # ---- trimap
 
 

@@ -622,20 +622,6 @@ def test_runs_go_where_the_variable_says(tmp_path, monkeypatch):
     assert os.listdir(history.folder)
 
 
-@pytest.mark.gpu
-def test_a_run_on_the_gpu(tmp_path):
-    model = tiny().cuda()
-    fit(
-        model,
-        SceneDataset("shapes", size=32, length=16, device="cuda"),
-        None,
-        replace(QUICK, precision="auto"),
-        runs=tmp_path,
-        quiet=True,
-    )
-    assert next(model.parameters()).is_cuda
-
-
 KERNEL_CELL = """
 import torch
 from deeplab_edu.data.scenes import SceneDataset
