@@ -2,16 +2,18 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 
 from . import __doc__ as about
 from .assignment import Assignment, AssignmentError, find, release
-from .grading import HereChannel, ProcessChannel, Result, grade_notebook
+from .batch import grade_all, jobs_here, rehearse
+from .grading import HereChannel, grade_notebook
 from .report import write_report
-from .sandbox import Limits, NoSandbox, check_sandbox
-from .submissions import Submission, Unreadable, collect
+from .sandbox import Limits, NoSandbox, check_sandbox, compiled_folder
+from .submissions import collect
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=float, default=Limits.seconds, help="a call may take (default %(default)g)"
     )
     command.add_argument("--memory", type=float, default=Limits.memory, help="GB (default %(default)g)")
+    command.add_argument("--jobs", type=int, default=jobs_here(), help="at once (default here %(default)d)")
     command.set_defaults(run=command_grade)
 
     command = commands.add_parser("check", help="run the tests that your own notebook shows")
@@ -70,32 +73,20 @@ def command_grade(options: argparse.Namespace) -> int:
     assignment = find(options.name, options.source, options.year, options.hidden)
     if not options.no_sandbox:
         check_sandbox()
+    submissions = collect(options.submissions)
     limits = Limits(seconds=options.seconds, memory=options.memory)
-    graded = []
-    for submission in collect(options.submissions):
-        result = grade_submission(assignment, submission, limits, contained=not options.no_sandbox)
-        points = "-" if result.total is None else f"{result.total:g}"
-        print(f"{submission.student:30} {points:>5}  {result.state[:100]}", flush=True)
-        graded.append((submission, result))
-    write_report(assignment, graded, options.out)
+    graded = {}
+    with compiled_folder() as compiled:
+        rehearse(assignment, limits, compiled)
+        limits = limits if options.no_sandbox else replace(limits, compiled=compiled)
+        jobs = max(1, options.jobs)
+        for submission, result in grade_all(assignment, submissions, limits, not options.no_sandbox, jobs):
+            points = "-" if result.total is None else f"{result.total:g}"
+            print(f"{submission.student:30} {points:>5}  {result.state[:100]}", flush=True)
+            graded[submission.student] = (submission, result)
+    write_report(assignment, [graded[submission.student] for submission in submissions], options.out)
     print(f"{len(graded)} submissions: {options.out / 'grades.csv'}")
     return 0
-
-
-def grade_submission(
-    assignment: Assignment, submission: Submission, limits: Limits, contained: bool
-) -> Result:
-    """Grade one submission. Whatever is wrong with it ends up in its own result."""
-    try:
-        notebook = submission.notebook(assignment)
-    except Unreadable as problem:
-        return Result(submission.student, reason=str(problem))
-    try:
-        return grade_notebook(
-            assignment, notebook, lambda: ProcessChannel(limits, contained), limits, submission.student
-        )
-    except Exception as error:  # a defect of ours: the others must not pay for it
-        return Result(submission.student, reason=f"the grader failed ({type(error).__name__}: {error})")
 
 
 def command_check(options: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from .sandbox import Limits, resident_gb, worker_process
 from .worker import MAX_MESSAGE, Worker, decode, encode
 
 START_SECONDS = 120  # Python, torch and what the assignment itself gives, on a slow machine
+MAX_TEXT = 10_000  # characters of a message or a note
 LOOK_SECONDS = 0.1  # between two looks at the memory in use
 
 
@@ -196,6 +197,7 @@ class Student:
         return True
 
     def note(self, text: str) -> None:
+        text = " ".join(printable(text).split())  # a line is a line, in the terminal and in a table
         if text not in self.notes:
             self.notes.append(text)
 
@@ -245,6 +247,11 @@ def _error(reply: dict) -> Exception:
     return error_type(text + place) if error_type else StudentError(f"{kind}: {text}{place}")
 
 
+def printable(text: str) -> str:
+    """A student's words without what steers a terminal or turns the direction of writing, and not without end."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text[:MAX_TEXT])
+
+
 # --- the tests -----------------------------------------------------------------------------------
 
 
@@ -255,6 +262,9 @@ class Verdict:
     points: float
     most: float
     message: str = ""  # why points were lost, in words for the student
+
+    def __post_init__(self) -> None:
+        self.message = printable(self.message)
 
 
 @dataclass

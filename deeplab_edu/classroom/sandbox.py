@@ -6,6 +6,7 @@ other submissions, and libraries that hold answers. Needs Linux and bubblewrap 0
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -24,7 +25,9 @@ from . import worker
 PACKAGE = Path(__file__).resolve().parents[1]
 GIVEN = ("__init__.py", "data")  # parts of the package that a submission may import
 COURSE = Path("/course")  # where they lie inside
+COMPILED = Path("/compiled")
 ANSWERS = (
+    "deeplab_edu",
     "torchvision/models/segmentation",
     "torchmetrics",
     "timm",
@@ -44,10 +47,14 @@ class Limits:
     memory: float = 2  # GB resident, all its processes together
     processes: int = 32  # and threads
     tmp: int = 64_000_000  # bytes in /tmp
+    user: int = (
+        61_234  # id that no account has; the kernel counts processes by user, so each job has one of its own
+    )
+    compiled: str = ""  # folder of modules that Python has compiled
 
     @property
     def hard(self) -> dict[str, int]:
-        """The limits the kernel enforces per process. torch alone maps more than 3 GB that it never touches."""
+        """What `worker.confine` sets, per process. torch alone maps more than 3 GB that it never touches."""
         memory = int((self.memory + 4) * 1e9)
         return {
             "memory": memory,
@@ -55,6 +62,7 @@ class Limits:
             "file": self.tmp,
             "files": 256,
             "processes": self.processes,
+            "user": self.user,
         }
 
 
@@ -98,9 +106,11 @@ def command(limits: Limits) -> list[str]:
         args += ["--perms", "0755", "--tmpfs", str(hidden), "--remount-ro", str(hidden)]
     args += parents_of(COURSE / "deeplab_edu" / "any")
     args += ["--ro-bind", str(worker.__file__), str(COURSE / "worker.py")]
+    if limits.compiled:
+        args += ["--ro-bind", limits.compiled, str(COMPILED)]
     for part in GIVEN:
         args += ["--ro-bind", str(PACKAGE / part), str(COURSE / "deeplab_edu" / part)]
-    for name, value in environment().items():
+    for name, value in environment(COMPILED if limits.compiled else None).items():
         args += ["--setenv", name, value]
     return [*args, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--"]
 
@@ -112,14 +122,19 @@ def parents_of(folder: Path) -> list[str]:
 
 
 def _answers() -> list[Path]:
-    folders = [Path(folder) / name for folder in site.getsitepackages() for name in ANSWERS]
-    return [folder for folder in folders if folder.is_dir()]
+    """Folders that hold answers, in every Python that the sandbox sees: this one, what a venv was made from, /usr's."""
+    roots = {Path(sys.prefix), Path(sys.base_prefix), Path("/usr"), Path("/usr/local")}
+    found = {Path(folder) for folder in site.getsitepackages()}
+    for root in roots:
+        found |= {*root.glob("lib*/python3*/site-packages"), *root.glob("lib*/python3*/dist-packages")}
+    return sorted({folder / name for folder in found for name in ANSWERS if (folder / name).is_dir()})
 
 
-def environment() -> dict[str, str]:
+def environment(compiled: Path | None = None) -> dict[str, str]:
     """All that a submission's process, and bwrap, whose environment it may read, know of their surroundings."""
     known = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "MPLBACKEND": "Agg", "MPLCONFIGDIR": "/tmp/matplotlib"}
     known |= {"LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+    known |= {"PYTHONPYCACHEPREFIX": str(compiled)} if compiled else {}
     return known | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -136,10 +151,13 @@ def worker_process(
     else:
         args = [python, worker.__file__, number, str(PACKAGE.parent), "{}"]
     with tempfile.TemporaryDirectory() as empty, ours:
+        outside = environment(None if contained or not limits.compiled else Path(limits.compiled))
+        if not contained:
+            outside |= {"PATH": os.environ["PATH"], "HOME": empty, "PYTHONDONTWRITEBYTECODE": ""}
         process = subprocess.Popen(
             args,
             cwd=empty,
-            env=environment() | ({} if contained else {"PATH": os.environ["PATH"], "HOME": empty}),
+            env=outside,
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -153,6 +171,22 @@ def worker_process(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # bwrap's end is the end of its process namespace
             process.wait()
+
+
+@contextlib.contextmanager
+def compiled_folder() -> Iterator[str]:
+    """A folder for modules compiled to bytecode, or "" where the environment has its own, as pip leaves it.
+
+    uv installs sources alone, and in the sandbox nothing can be kept: each import of torch would compile them all.
+    """
+    torch = importlib.util.find_spec("torch")
+    source = Path(torch.origin) if torch and torch.origin else Path()
+    if (source.parent / "__pycache__" / f"{source.stem}.{sys.implementation.cache_tag}.pyc").exists():
+        yield ""
+        return
+    with tempfile.TemporaryDirectory(prefix="compiled-") as folder:
+        os.chmod(folder, 0o755)  # the sandbox's user reads it
+        yield folder
 
 
 def resident_gb(pid: int) -> float:

@@ -15,7 +15,7 @@ import pytest
 from nbformat.v4 import new_code_cell
 
 from course import DOUBLE, HALF, graded, submission, toy_notebook, write_source
-from deeplab_edu.classroom import grading, sandbox
+from deeplab_edu.classroom import batch, grading, sandbox
 from deeplab_edu.classroom.__main__ import main
 from deeplab_edu.classroom.assignment import Assignment, AssignmentError, find, id_of, release
 from deeplab_edu.classroom.grading import HereChannel, grade_notebook
@@ -510,3 +510,74 @@ def test_collect_needs_notebooks(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(buffer.getvalue())
     with pytest.raises(AssignmentError, match="no notebook"):
         collect(tmp_path / "x.zip")
+
+
+# --- many at once --------------------------------------------------------------------------------
+
+
+def source_with(test: str, folder: Path) -> Path:
+    """The toy, with a line more in the hidden part of its first test."""
+    notebook = toy_notebook()
+    [cell] = [c for c in notebook.cells if id_of(c) == "test_q1"]
+    cell.source = cell.source.replace("### END HIDDEN TESTS", f"{test}\n### END HIDDEN TESTS")
+    nbformat.write(notebook, write_source(folder) / "toy/toy.ipynb")
+    return folder
+
+
+def class_of(folder: Path, **doubles: str) -> Path:
+    """Submissions by name, with their answer to the first question."""
+    folder.mkdir()
+    for name, body in doubles.items():
+        answer = f"def double(x):\n    return {body}"
+        nbformat.write(submission(q1_double=answer), folder / f"{name}.ipynb")
+    return folder
+
+
+def test_a_grader_that_dies_costs_nobody_else(tmp_path: Path) -> None:
+    """Whatever a returned value may do to the process that compares it: here the test kills it over a wrong one."""
+    kill = "import os\nif double(7) == 15: os.kill(os.getpid(), 9)"
+    folder = class_of(tmp_path / "in", a="2 * x", b="15 if x == 7 else 2 * x", c="2 * x")
+    rows = run_grade(source_with(kill, tmp_path / "source"), folder, tmp_path / "out", "--jobs", "1")
+    assert [rows[name]["total"] for name in "abc"] == ["7", "", "7"]
+    assert "the grader's process failed (it ended with -9); look at it by hand" in rows["b"]["state"]
+
+
+def test_a_grader_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "SPARE_SECONDS", 3)
+    made = find("toy", source_with("hang = double(7) == 15\nwhile hang: pass", tmp_path / "source"))
+    folder = class_of(tmp_path / "in", a="2 * x", b="15 if x == 7 else 2 * x", c="2 * x")
+    limits = sandbox.Limits(total=3)
+    results = {
+        s.student: r for s, r in batch.grade_all(made, collect(folder), limits, contained=False, jobs=3)
+    }
+    assert (results["a"].total, results["c"].total) == (7, 7)
+    assert results["b"].total is None and "it took too long" in results["b"].state
+
+
+def test_a_solution_that_fails_its_own_tests_stops_the_grading(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistake in a private hidden test would cost everybody its points."""
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private/toy.py").write_text("# %% test_q1\nassert double(1) == 3, 'a wrong test'\n")
+    folder = class_of(tmp_path / "in", a="2 * x")
+    words = ["grade", "toy", str(folder), str(tmp_path / "out"), "--source", str(source), "--no-sandbox"]
+    assert main([*words, "--hidden", str(tmp_path / "private")]) == 2
+    said = capsys.readouterr().err
+    assert "The solution of toy itself loses points" in said and "a wrong test" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_students_words_cannot_steer_the_terminal(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = class_of(tmp_path / "in", a="'\\x1b[2J\\u202e' + 'x' * 99_999")
+    nbformat.write(
+        submission(extra="raise ValueError('\\x1b]0;all right\\x07\\nkim 7 graded')"), folder / "b.ipynb"
+    )
+    run_grade(source, folder, tmp_path / "out")
+    written = [path.read_text("utf-8-sig") for path in (tmp_path / "out").rglob("*.*")]
+    for text in [capsys.readouterr().out, *written]:
+        assert "\x1b" not in text.split("<h2>")[0] and "\u202e" not in text and "\x07" not in text
+        assert "\nkim 7" not in text.split("<h2>")[0]  # no forged line
+        assert len(text) < 40_000
