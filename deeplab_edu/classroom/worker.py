@@ -32,6 +32,8 @@ def encode(value: Any, refer: Callable[[Any], dict]) -> Any:
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if type(value) in PLAIN:
         return value
+    if value is ...:  # what stands where nothing has been answered
+        return {"kind": "ellipsis"}
     if isinstance(value, list | tuple):
         return {
             "kind": "tuple" if isinstance(value, tuple) else "list",
@@ -74,6 +76,8 @@ def decode(data: Any, resolve: Callable[[dict], Any]) -> Any:
             return _unpack(data)
         if kind == "dtype":
             return _dtype(data["of"])
+        if kind == "ellipsis":
+            return ...
         if kind == "reference":
             return resolve(data)
     except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:

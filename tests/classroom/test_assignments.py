@@ -13,6 +13,7 @@ from typing import Any
 
 import nbformat
 import pytest
+import torch
 
 from deeplab_edu.classroom.assignment import SOURCES, Assignment, defined_names, find, id_of, kind_of, release
 from deeplab_edu.classroom.grading import HereChannel, ProcessChannel, grade_notebook
@@ -169,6 +170,46 @@ def test_all_assignments_compare_in_the_same_way() -> None:
         [cell] = [c.source for c in assignment(name).cells("given") if "def expect(" in c.source]
         helpers.add(cell[cell.index("def same(") :])
     assert len(helpers) == 1
+
+
+@pytest.mark.parametrize(
+    "got, wanted, expected, found",
+    [
+        ([1, 2], [1, 3], "[1, 3]", "[1, 2]"),
+        (torch.tensor([1.0]), torch.tensor([2.0]), "[2.0]", "[1.0]"),
+        (torch.zeros(9, 9), torch.eye(9) * 3, "3 at [0, 0] of shape (9, 9)", "0 there, .* of 9 among 81"),
+        (torch.zeros(9, 8), torch.zeros(8, 9), "shape (8, 9)", "shape [(]9, 8[)]"),
+        (
+            torch.full((7, 7), torch.nan),
+            torch.zeros(7, 7),
+            "0 at [0, 0] of shape (7, 7)",
+            "nan there, .* of 49 among 49",
+        ),
+    ],
+)
+def test_a_failure_says_input_expected_got_and_a_hint(
+    got: Any, wanted: Any, expected: str, found: str
+) -> None:
+    names: dict[str, Any] = {"torch": torch}
+    [cell] = [c.source for c in assignment(NAMES[0]).cells("given") if "def expect(" in c.source]
+    exec(cell, names)
+    names["expect"]("the input", wanted, wanted, "a hint")
+    with pytest.raises(AssertionError) as caught:
+        names["expect"]("the input", got, wanted, "a hint")
+    [shown] = caught.value._render_traceback_()  # type: ignore[attr-defined]  # IPython's: all a notebook shows
+    lines = [line.split(":", 1)[-1].strip() for line in shown.splitlines()]
+    assert lines[0] == "This is not right yet."
+    assert (lines[1], lines[2], lines[4]) == ("the input", expected, "a hint")
+    assert re.fullmatch(found, lines[3]) or lines[3] == found
+
+
+@every
+def test_a_question_by_hand_left_open_says_so(name: str) -> None:
+    made = assignment(name)
+    result = grade_notebook(made, release(made), HereChannel, Limits(seconds=60))
+    said = [verdict.message for verdict in result.verdicts.values()]
+    assert "not answered yet: replace ... by a number" in said
+    assert not [text for text in said if "ellipsis" in text or "TypeError" in text]
 
 
 def test_the_bug_hunt_misbehaves_until_it_is_mended() -> None:
