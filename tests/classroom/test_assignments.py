@@ -5,6 +5,7 @@ exactly its points; right answers written differently lose none. Cells run in th
 same messages as in the sandbox, which costs a kernel and an import of torch less each time; a few go the whole way.
 """
 
+import ast
 import copy
 import importlib.util
 import re
@@ -117,6 +118,47 @@ def test_a_right_answer_written_differently_loses_nothing(name: str, index: int)
     assert {t: (v.points, v.message) for t, v in result.verdicts.items()} == {
         t: (p, "") for t, p in made.points.items()
     }
+
+
+AGREES = '''
+class Agrees:
+    """Is called, asked, compared, counted, and always agrees."""
+    def __call__(self, *args, **options): return self
+    def __getattr__(self, name):
+        if name.startswith("__"): raise AttributeError(name)
+        return self
+    def __eq__(self, other): return True
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__
+    __hash__ = None
+    def __len__(self): return 2
+    def __float__(self): return 0.5
+    def __getitem__(self, index): return self
+'''
+LAZY = {
+    "agrees": "Agrees()",
+    "first argument": "(args or [0])[0]",
+    "last argument": "(args or [0])[-1]",
+    "not a number": "(args or [1.0])[0] * float('nan')",
+    "nothing": "None",
+    "one": "1.0",
+    "empty": "__import__('torch').zeros(0)",
+    "refuses": "(_ for _ in ()).throw(ValueError('no'))",
+}
+
+
+@pytest.mark.parametrize("lazy", LAZY)
+@every
+def test_answers_without_any_work_score_nothing(name: str, lazy: str) -> None:
+    made = assignment(name)
+    answers = {}
+    for cell in made.cells("answer"):
+        called = {node.name for node in ast.parse(cell.source).body if hasattr(node, "name")}
+        source = [AGREES, "args = ()"]
+        for defined in sorted(defined_names(cell.source)):
+            shape = f"def {defined}(*args, **options): return " if defined in called else f"{defined} = "
+            source.append(shape + (LAZY[lazy] if defined in called or lazy != "refuses" else "[0.5, 0.5]"))
+        answers[id_of(cell)] = "\n".join(source)
+    assert set(points(made, answered(made, answers)).values()) == {0}
 
 
 @every

@@ -72,6 +72,17 @@ MUTANTS = [
     ("labels of other pictures", "q4_train", "labels[batch]", "labels[batch.flip(0)]", {"test_q4_train": 5}),
     ("void is not ignored", "q4_train", ", ignore_index=VOID", "", {"test_q4_train": 5, "test_q4_label": 2}),
     ("batch statistics while labelling", "q4_train", "net.eval()", "net.train()", {"test_q4_label": 2}),
+    (
+        "looks the scenes up instead of labelling them",
+        "q4_train",
+        "    net.eval()\n    with torch.no_grad():\n        return net(images).argmax(1)",
+        "    for seed in (1, 2, YEAR):\n"
+        "        known, labels = pictures(32, seed)\n"
+        "        if known.shape == images.shape and (known == images).all():\n"
+        "            return labels.long().clamp(max=1)\n"
+        "    return torch.zeros(images.shape[0], *images.shape[2:], dtype=torch.int64)",
+        {"test_q4_train": 5},
+    ),
     ("labels as floats", "q4_train", ".argmax(1)", ".argmax(1).float()", {"test_q4_label": 2}),
 ]
 
