@@ -581,3 +581,20 @@ def test_a_students_words_cannot_steer_the_terminal(
         assert "\x1b" not in text.split("<h2>")[0] and "\u202e" not in text and "\x07" not in text
         assert "\nkim 7" not in text.split("<h2>")[0]  # no forged line
         assert len(text) < 40_000
+
+
+def test_answers_are_hidden_in_every_python_that_can_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the course was installed as a copy, and in the Python that the environment was made from."""
+    places = [
+        tmp_path / "venv/lib/python3.11/site-packages/deeplab_edu",
+        tmp_path / "base/lib/python3.11/site-packages/sklearn",
+    ]
+    for place in places:
+        place.mkdir(parents=True)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path / "base"))
+    words = sandbox.command(sandbox.Limits())
+    for place in places:
+        assert words[words.index(str(place)) - 1] == "--tmpfs"

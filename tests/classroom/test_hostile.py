@@ -323,6 +323,25 @@ CASES = {
                         except OSError: pass
             """),
     ),
+    "stops_itself": Case(
+        (0, 4), "took longer than 8 s", "import os\ndef double(x):\n    os.kill(os.getpid(), 19)"
+    ),
+    "odd_numbers": Case(
+        (0, 4),
+        "graded$",
+        "def double(x):\n    return float('nan') if x < 0 else 10**4000",
+    ),
+    "many_small_things": Case(
+        (0, 4), "too large|longer|0.4 GB", "def double(x):\n    return [{} for _ in range(10**6)]"
+    ),
+    "writes_compiled": Case(
+        (3, 0),
+        r"not \[('(OSError|PermissionError|FileNotFoundError)'(, )?){2}\]",
+        q2=tries(
+            "open('/compiled/PWNED', 'w')",
+            "os.remove(([*glob.glob('/compiled/**/*.pyc', recursive=True), '/compiled/x'])[0])",
+        ),
+    ),
     # --- taking the answer from a library
     "imports_answers": Case(
         None,
@@ -331,12 +350,13 @@ CASES = {
     ),
     "finds_answers": Case(
         (3, 0),
-        r"not \[\[\], \[\], \['__init__.py', 'data'\], \[\]\]",
+        r"not \[\[\], \[\], \['__init__.py', 'data'\], \[\], \[\]\]",
         q2=tries(
             "glob.glob(SITE + '/torchvision/models/segmentation/*')",
             "glob.glob(SITE + '/torchmetrics/*') + glob.glob(SITE + '/sklearn/*') + glob.glob(SITE + '/timm/*')",
             "sorted(os.listdir('/course/deeplab_edu'))",
             "glob.glob('/course/**/*classroom*', recursive=True) + glob.glob('/**/a1_metrics*')",
+            "[f for f in glob.glob('/compiled/**/deeplab_edu/*', recursive=True) if f[-4:] == '.pyc' and '__' not in f]",
         ),
     ),
     # --- odd files, written by `odd_files`
