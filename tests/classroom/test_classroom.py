@@ -598,3 +598,18 @@ def test_answers_are_hidden_in_every_python_that_can_be_seen(
     words = sandbox.command(sandbox.Limits())
     for place in places:
         assert words[words.index(str(place)) - 1] == "--tmpfs"
+
+
+def test_odd_notebooks_print_nothing_on_the_teachers_terminal(
+    source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """nbformat warns of doubled ids, and prints what it finds invalid, escape sequences and all."""
+    (tmp_path / "in").mkdir()
+    odd = submission()
+    odd.cells.append(odd.cells[1])
+    text = json.loads(nbformat.writes(odd))
+    text["cells"][0]["surprise"] = "\x1b[2J"
+    (tmp_path / "in/kim.ipynb").write_text(json.dumps(text))
+    assert run_grade(source, tmp_path / "in", tmp_path / "out")["kim"]["total"] == "7"
+    said = capfd.readouterr()
+    assert said.err == "" and len(said.out.splitlines()) == 2
