@@ -5,5 +5,6 @@
     python -m deeplab_edu.classroom check   my_a1_metrics.ipynb
 
 `assignment` reads the notebooks under notebooks/assignments/source, `sandbox` contains a submission's code, which
-`worker` runs, `grading` tests it from outside, `submissions` reads what students hand in, `report` writes results.
+`worker` runs, `grading` tests it from outside, `batch` does so for a class, `submissions` reads what students hand in,
+`report` writes results.
 """

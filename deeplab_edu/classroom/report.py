@@ -13,6 +13,7 @@ MESSAGE = 3_000  # characters of a message in the feedback
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 50em; margin: 2em auto; padding: 0 1em; color: #222 }}
 pre {{ background: #f5f3ef; padding: .8em; overflow-x: auto; white-space: pre-wrap }}
+td pre {{ margin: 0 }}
 table {{ border-collapse: collapse }} td, th {{ padding: .3em 1em .3em 0; text-align: left; vertical-align: top }}
 .lost {{ color: #a33 }} .full {{ color: #26734d }}
 </style></head><body><h1>{title}</h1>{body}</body></html>
@@ -98,11 +99,10 @@ def feedback(assignment: Assignment, result: Result) -> str:
     parts = [f"<p>{say(result.student)}: {say(result.state[:MESSAGE])}</p>"]
     if result.verdicts:
         most = sum(v.most for v in result.verdicts.values())
-        parts.append(f"<p><strong>{result.total:g} of {most:g} points</strong>")
-        parts.append(
-            f", and {sum(assignment.by_hand.values()):g} graded by a person" if assignment.by_hand else ""
-        )
-        parts.append("</p><table><tr><th>test</th><th>points</th><th></th></tr>")
+        by_hand = sum(assignment.by_hand.values())
+        more = f", and {by_hand:g} graded by a person" if by_hand else ""
+        parts.append(f"<p><strong>{result.total:g} of {most:g} points</strong>{more}</p>")
+        parts.append("<table><tr><th>test</th><th>points</th><th></th></tr>")
         for name, verdict in result.verdicts.items():
             kind = "full" if verdict.points == verdict.most else "lost"
             message = f"<pre>{say(verdict.message[:MESSAGE])}</pre>" if verdict.message else ""
