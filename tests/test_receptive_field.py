@@ -302,14 +302,17 @@ def test_taps_of_our_tiny_models_are_the_pixels_with_a_gradient(name, size, unit
 
 
 VGG_MODELS = [name for name in MODELS if name not in ("deeplab_v3", "deeplab_v3plus")]
-FULL = [(name, backbone) for name in VGG_MODELS for backbone in ("vgg16", "vgg16_bn")]
-FULL += [(name, "resnet50") for name in ("deeplab_v2", "deeplab_v3", "deeplab_v3plus")]
-FULL += [("deeplab_v3", "mobilenet_v2"), ("deeplab_v3plus", "xception41")]
+FULL = [(name, {"backbone": backbone}) for name in VGG_MODELS for backbone in ("vgg16", "vgg16_bn")]
+FULL += [("deeplab_v1", {"field_of_view": fc6}) for fc6 in ("7x7", "4x4", "4x4-wide")]
+FULL += [(name, {"backbone": "resnet50"}) for name in ("deeplab_v2", "deeplab_v3", "deeplab_v3plus")]
+FULL += [("deeplab_v3", {"head": "cascade", "cascade_blocks": 5}), ("deeplab_v3", {"compat": "torchvision"})]
+FULL += [(name, {"backbone": "mobilenet_v2"}) for name in ("deeplab_v3", "deeplab_v3plus")]
+FULL += [("deeplab_v3plus", {"backbone": "xception41"}), ("deeplab_v3", {"output_stride": 8})]
 
 
-@pytest.mark.parametrize(("name", "backbone"), FULL)
-def test_taps_of_our_full_models_are_the_pixels_with_a_gradient(name, backbone):
-    check(on_meta(build_model, name=name, backbone=backbone), (65, 90), (64, 20), counts=name in FCNS)
+@pytest.mark.parametrize(("name", "options"), FULL, ids=str)
+def test_taps_of_our_full_models_are_the_pixels_with_a_gradient(name, options):
+    check(on_meta(build_model, name=name, **options), (65, 90), (64, 20), counts=name in FCNS)
 
 
 TORCHVISION = {
