@@ -25,8 +25,8 @@ from deeplab_edu.figures import STYLE
 HERE = Path(__file__).resolve().parent
 DPI = 96  # CSS pixels an inch
 STILL_DPI = 72  # of what a saved notebook keeps, which must stay small
-# JupyterLab hands a widget's events to a second thread of the kernel. Neither matplotlib's settings nor torch.fx,
-# which puts its own in place of nn.Module's call while it traces, can be used by two threads at a time.
+# JupyterLab hands a widget's events to a second thread of the kernel, and two threads cannot both use matplotlib's
+# settings, or set a model's output stride.
 ONE_AT_A_TIME = threading.RLock()
 WRAP = Layout(display="flex", flex_flow="row wrap", align_items="flex-start", width="100%")
 

@@ -1,5 +1,6 @@
 """Explorers: silent outside a notebook, alive inside one."""
 
+import inspect
 import re
 
 import pytest
@@ -90,6 +91,14 @@ def test_a_run_that_is_loaded_shows_nothing(cells):
 
 def test_a_quiet_profile_has_no_curve(cells):
     assert cells[4].outputs[0].text == "None\n"
+
+
+def test_every_explorer_is_a_panel_and_so_leaves_a_picture_in_a_saved_notebook():
+    found = [make for name, make in vars(explorers).items() if name.startswith("explore_")]
+    assert len(found) == 7
+    assert {inspect.signature(make).return_annotation for make in found} == {
+        "Panel"
+    }  # mypy sees to the truth
 
 
 # --- the dense CRF -------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from deeplab_edu import explorers
+
 SHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
 
 pytestmark = pytest.mark.required_in_ci
@@ -49,6 +51,11 @@ EXPLORERS = {
     "crf": "crf = explore_crf(image, coarse, scenes.labels, DenseCRF(4, 16, 15, 3, 3))\ncrf",
 }
 EVENTS = 200
+
+
+def test_every_explorer_is_opened_here():
+    there_are = {name for name in vars(explorers) if name.startswith("explore_")}
+    assert there_are == set(re.findall(r"= (explore_\w+)", " ".join(EXPLORERS.values())))
 
 
 @pytest.fixture(scope="module")
