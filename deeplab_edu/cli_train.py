@@ -146,7 +146,10 @@ def train(arguments: argparse.Namespace) -> int:
     if team.first:
         print(history)
         if val is not None:
-            _keep_scores(history.folder / "metrics.json", scores, arguments.data, val)
+            file = history.folder / "metrics.json"
+            found = tell_scores(scores, arguments.data, val)
+            if not file.exists():  # those of a finished run stay what they are, wherever it is copied to
+                write_json(file, found)
         print(f"Everything is in {history.folder}")
     leave()
     return 0
@@ -186,7 +189,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     scores = score(model, data, batch_size=arguments.batch_size, detailed=True, per_class=True, **more)
     plain = arguments.scales == [1.0] and not arguments.flip
     file = f"metrics-{arguments.data}-{split}{'' if plain else '-multi-scale'}.json"
-    _keep_scores(arguments.run / file, scores, arguments.data, data, **more)
+    write_json(arguments.run / file, tell_scores(scores, arguments.data, data) | more)
     print(f"Kept in {arguments.run / file}")
     return 0
 
@@ -328,13 +331,12 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
         ) from error
 
 
-def _keep_scores(path: Path, scores: dict[str, float], name: str, data: Any, **more: Any) -> None:
-    told = {"data": repr(data), "pictures": len(data), **more, "scores": scores, "machine": machine()}
-    if not path.exists():  # those of a finished run stay what they are, wherever it is copied to
-        write_json(path, told)
+def tell_scores(scores: dict[str, float], name: str, data: Any) -> dict[str, Any]:
+    """Print the scores, and return what to keep of them."""
     print(f"{name}, {data.split}, {len(data)} pictures:")
     for key, value in scores.items():
         print(f"  {key:<24} {100 * value:5.1f}")
+    return {"data": repr(data), "pictures": len(data), "scores": scores, "machine": machine()}
 
 
 @contextmanager

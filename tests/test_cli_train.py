@@ -135,6 +135,9 @@ def test_evaluate_repeats_the_validation_and_keeps_other_splits_apart(run, capsy
     assert main(words) == 0
     told = json.loads((run / "metrics-folder-test-multi-scale.json").read_text())
     assert told["pictures"] == 4 and told["scales"] == [0.5, 1.0] and told["flip"] is True
+    assert main([*words[:-4], "--scales", "0.5"]) == 0  # asked otherwise, told otherwise
+    told = json.loads((run / "metrics-folder-test-multi-scale.json").read_text())
+    assert told["scales"] == [0.5] and told["flip"] is False
 
 
 def test_an_interrupted_command_goes_on(photos, tmp_path, capsys, monkeypatch):

@@ -476,8 +476,8 @@ def _own_labels(base: Path, classes: Sequence[str] | None) -> LabelSet:
     listing = base / "classes.txt"
     if classes is None and not listing.is_file():
         raise ValueError(
-            f"What are the classes? Pass classes=[...] in the order of their ids, or write them, one a line, "
-            f"into {listing}."
+            "What are the classes? Pass classes=[...], or --classes in a shell, in the order of their ids, or write "
+            f"them, one a line, into {listing}."
         )
     if isinstance(classes, str):
         raise TypeError(f"classes is a list of names in the order of their ids, got the text {classes!r}.")

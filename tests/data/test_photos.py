@@ -628,8 +628,8 @@ def test_sentence_classes(own: Path) -> None:
     (own / "classes.txt").unlink()
     fails(
         ValueError,
-        "What are the classes? Pass classes=[...] in the order of their ids, or write them, one a line, into "
-        f"{own / 'classes.txt'}.",
+        "What are the classes? Pass classes=[...], or --classes in a shell, in the order of their ids, or write "
+        f"them, one a line, into {own / 'classes.txt'}.",
         *("folder", "all", own),
     )
     fails(
