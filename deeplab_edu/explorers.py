@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -21,7 +23,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from deeplab_edu.cost import cost
-from deeplab_edu.crf import DenseCRF
+from deeplab_edu.crf import PRESETS, DenseCRF
 from deeplab_edu.data.augment import normalize
 from deeplab_edu.data.labels import IGNORE_INDEX, LabelSet
 from deeplab_edu.field_figures import (
@@ -35,7 +37,15 @@ from deeplab_edu.field_figures import (
     stack_counts,
     weight_places,
 )
-from deeplab_edu.figures import draw_errors, draw_history, draw_image, draw_labels, draw_taps
+from deeplab_edu.figures import (
+    draw_errors,
+    draw_history,
+    draw_image,
+    draw_labels,
+    draw_overlay,
+    draw_taps,
+)
+from deeplab_edu.inference import segment
 from deeplab_edu.models import build_model
 from deeplab_edu.models.deeplab_v2 import STRIDE
 from deeplab_edu.models.layers import crop, on_grid, to_size
@@ -589,3 +599,193 @@ def branch_scores(model: nn.Module, image: Tensor) -> Tensor:
     features = model.eval().backbone(padded)[-1]  # type: ignore[operator]
     maps = [crop(to_size(branch(features), padded), images)[0] for branch in model.aspp]  # type: ignore[union-attr]
     return torch.stack(maps).float().cpu()
+
+
+# --- your own photograph -------------------------------------------------------------------------------
+
+Network = tuple[nn.Module | Callable[[], nn.Module], LabelSet]
+LONGEST = 256  # px of a photograph's longer side
+LIKELIEST = "the pixel's class"
+OFFICIAL = "torchvision's DeepLab v3 (downloads 161 MB)"
+
+
+def official() -> nn.Module:
+    """DeepLab v3 with ResNet-50 and torchvision's weights (COCO pictures, VOC's 21 classes), downloaded once.
+
+    Raises ValueError in one sentence where they cannot be had.
+    """
+    try:
+        return build_model("deeplab_v3", compat="torchvision", weights="coco").eval()
+    except (OSError, RuntimeError) as error:  # no network; a checksum that is wrong
+        raise ValueError(
+            f"torchvision's weights could not be downloaded ({error}). Choose another network, which needs no "
+            "download, or connect this machine and choose this one again."
+        ) from error
+
+
+def fitted_picture(source: bytes | str | Path, longest: int = LONGEST) -> Tensor:
+    """(3, H, W) uint8: a picture file, given as its bytes or its path, resized so that its longer side is `longest`.
+
+    Raises ValueError if there is no such file, or if it is no picture.
+    """
+    try:
+        file = io.BytesIO(source) if isinstance(source, bytes) else Path(source).expanduser()
+        picture = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no file {error.filename} (paths begin at {Path.cwd()})") from error
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError("this file is no picture that can be read; choose a JPEG or PNG") from error
+    scale = longest / max(picture.size)
+    width, height = (max(16, round(scale * side)) for side in picture.size)
+    return pil_to_tensor(picture.resize((width, height), Image.Resampling.LANCZOS))
+
+
+class Reading:
+    """What one network says about one picture: probabilities (C, H, W), after a dense CRF too, and what units see."""
+
+    def __init__(self, model: nn.Module, labels: LabelSet, image: Tensor) -> None:
+        self.labels, self.image = labels, image
+        self.lens = Lens(model, (image.shape[1], image.shape[2]))
+        self.before = segment(model, image)
+        self.refined: Tensor | None = None
+
+    def probabilities(self, crf: bool) -> Tensor:
+        """The network's own, or refined by DeepLab v1's CRF, whose widths in pixels follow the picture's size."""
+        if not crf:
+            return self.before
+        if self.refined is None:
+            preset, factor = PRESETS["v1"], max(self.image.shape) / 500  # the papers' pictures have 500 px
+            widths = {name: getattr(preset, name) * factor for name in ("theta_alpha", "theta_gamma")}
+            self.refined = replace(preset, **widths).refine(self.image, self.before)
+        return self.refined
+
+    def sentence(self, pixel: Sequence[int], crf: bool) -> str:
+        """What is said of the pixel and of the whole picture, in words."""
+        now, (row, column) = self.probabilities(crf), pixel
+        order = now[:, row, column].argsort(descending=True)[:2].tolist()
+        here = ", ".join(f"{self.labels.names[i]} {now[i, row, column]:.0%}" for i in order)
+        shares = now.argmax(0).flatten().bincount(minlength=len(now)) / now[0].numel()
+        largest = [i for i in shares.argsort(descending=True)[:4].tolist() if shares[i] > 0]
+        areas = ", ".join(f"{self.labels.names[i]} {shares[i]:.0%}" for i in largest)
+        changed = (now.argmax(0) != self.before.argmax(0)).float().mean()
+        said = f" The CRF changed {changed:.1%} of the pixels." if crf else ""
+        return f"Pixel (row {row}, column {column}): <b>{here}</b>. The picture: {areas}.{said}"
+
+    def draw_labels(self, ax: Any, pixel: Sequence[int], crf: bool) -> None:
+        draw_overlay(
+            ax, self.image, self.probabilities(crf).argmax(0), self.labels, "labels over the picture"
+        )
+        for color, size in (("black", 5), ("white", 2)):
+            ax.plot(pixel[1], pixel[0], "+", color=color, ms=10 + size, mew=size)
+
+    def draw_heat(self, ax: Any, name: str, crf: bool) -> None:
+        ax.imshow(self.probabilities(crf)[self.labels.names.index(name)], vmin=0, vmax=1, cmap="cividis")
+        ax.set(xticks=[], yticks=[], title=f"{name}: 0 (dark) to 1 (yellow)")
+
+    def draw_field(self, ax: Any, pixel: Sequence[int], effective: bool) -> None:
+        unit = self.lens.unit_at(pixel)
+        taps = self.lens.graph.tap_map(unit)
+        field = self.lens.effective(self.image, unit) if effective else None
+        center, margin = (float(pixel[0]), float(pixel[1])), max(taps.shape) // 8
+        field = None if field is None else smooth(field)
+        box = self.lens.box(unit, taps)
+        title = f"reads {taps.float().mean():.0%} of the picture"
+        draw_field(ax, self.image, taps, field=field, box=box, unit=center, margin=margin, title=title)
+
+
+class Desk:
+    """Networks and pictures by name; what a network says about a picture is computed when it is first asked."""
+
+    def __init__(self, networks: Mapping[str, Network], pictures: Mapping[str, Tensor]) -> None:
+        self.networks, self.pictures = dict(networks), dict(pictures)
+        self.models: dict[str, nn.Module] = {}
+        self.readings: dict[tuple[str, str], Reading] = {}
+
+    def lay(self, name: str, image: Tensor) -> None:
+        """Put a picture on it, in the place of one of the same name."""
+        self.pictures[name] = image
+        self.readings = {key: reading for key, reading in self.readings.items() if key[1] != name}
+
+    def reading(self, network: str, picture: str) -> Reading:
+        model, labels = self.networks[network]
+        if network not in self.models:
+            self.models[network] = model if isinstance(model, nn.Module) else model()
+        key = (network, picture)
+        if key not in self.readings:
+            self.readings[key] = Reading(self.models[network], labels, self.pictures[picture])
+        return self.readings[key]
+
+
+def explore_photograph(
+    networks: Mapping[str, Network], pictures: Mapping[str, Tensor] | None = None, longest: int = LONGEST
+) -> Panel:
+    """A network's labels, the probability of a class, and what the unit over a clicked pixel sees, on any picture.
+
+    `networks` maps a name to a model and its classes; a function in a model's place is called when its name is
+    chosen, as `official` is, which downloads. `pictures` maps a name to an image (3, H, W) uint8, by default a
+    photograph; the reader can upload another, or name a file on the kernel's machine.
+    """
+    from ipywidgets import FileUpload, Layout, Text
+
+    from deeplab_edu.widgets import ClickImage, Panel, choice, tick
+
+    hopper = get_sample_data("grace_hopper.jpg", asfileobj=False)
+    desk = Desk(networks, pictures or {"photograph": fitted_picture(hopper, longest)})
+    network = choice("network", list(networks), next(iter(networks)))
+    picture = choice("picture", list(desk.pictures), next(iter(desk.pictures)))
+    heat = choice("heat map of", [LIKELIEST, *networks[network.value][1].names], LIKELIEST)
+    crf, effective = tick("dense CRF", False), tick("effective field", True)
+    upload = FileUpload(accept="image/*", description="your picture", layout=Layout(width="150px"))
+    path = Text(placeholder="or its path, then Enter", continuous_update=False, layout=Layout(width="230px"))
+    views = [ClickImage(), ClickImage(), ClickImage()]
+    last: dict[str, Any] = {"pixel": [0, 0], "image": None}
+
+    def take() -> None:
+        """What the reader has uploaded or named is laid on the desk, and chosen."""
+        if upload.value:
+            (file, *_), upload.value = upload.value, ()
+            name, source = file["name"], bytes(file["content"])
+        elif path.value:
+            name, source, path.value = Path(path.value).name, path.value, ""
+        else:
+            return
+        desk.lay(name, fitted_picture(source, longest))
+        picture.options = list(desk.pictures)
+        picture.value = name
+
+    def redraw() -> str:
+        take()
+        reading = desk.reading(network.value, picture.value)
+        if last["image"] is not reading.image:
+            rows, columns = reading.image.shape[1:]
+            last.update(image=reading.image, pixel=[rows // 2, columns // 2])
+            for view in views:
+                view.extent, view.pixel = [rows, columns], last["pixel"]
+        last["pixel"] = follow(views, last["pixel"])
+        if heat.options != (names := (LIKELIEST, *reading.labels.names)):
+            heat.options = names
+        _show_reading(views, reading, last["pixel"], heat.value, crf.value, effective.value)
+        return reading.sentence(last["pixel"], crf.value)
+
+    return Panel([network, picture, heat, crf, effective, upload, path], views, redraw)
+
+
+def _show_reading(
+    views: Sequence[Any], reading: Reading, pixel: list[int], heat: str, crf: bool, effective: bool
+) -> None:
+    """Labels over the picture, the probability of a class, and what the unit over the pixel sees."""
+    likeliest = reading.labels.names[int(reading.probabilities(crf)[:, pixel[0], pixel[1]].argmax())]
+    name = likeliest if heat == LIKELIEST else heat
+    rows, columns = reading.image.shape[1:]
+    size = (3.7, 3.67 * rows / columns + 0.33) if columns >= rows else (3.7 * columns / rows + 0.06, 4.0)
+    views[0].show(
+        f"Labels over the picture; the pixel is {likeliest}.",
+        size,
+        lambda ax: reading.draw_labels(ax, pixel, crf),
+    )
+    views[1].show(f"Probability of {name}.", size, lambda ax: reading.draw_heat(ax, name, crf))
+    views[2].show(
+        "What the unit over the pixel reads, and what matters to it.",
+        size,
+        lambda ax: reading.draw_field(ax, pixel, effective),
+    )

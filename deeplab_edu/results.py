@@ -132,7 +132,11 @@ def replace_arms(
     return path
 
 
-def load_result(name: str, *, folder: Path | None = None) -> dict[str, Any]:
+class Record(dict[str, Any]):
+    """What a file in `results/` holds. Figures of results take nothing else, so that no number in them is typed in."""
+
+
+def load_result(name: str, *, folder: Path | None = None) -> Record:
     """Read `results/<name>.json`.
 
     Raises:
@@ -142,7 +146,36 @@ def load_result(name: str, *, folder: Path | None = None) -> dict[str, Any]:
     if not path.exists():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
         raise FileNotFoundError(f"There is no result {name!r} in {path.parent.name}/; recorded are: {there}.")
-    return json.loads(path.read_text())
+    return Record(json.loads(path.read_text()))
+
+
+def provenance(record: Mapping[str, Any]) -> str:
+    """One line that says where a record's numbers come from: command, profile, seeds, device and versions.
+
+    Raises:
+        TypeError: it was not loaded from a file.
+        ValueError: the file does not say one of these.
+    """
+    if not isinstance(record, Record):
+        raise TypeError(f"results are shown as load_result reads them, not from a {type(record).__name__}")
+    machine = record.get("machine") or {}
+    seeds = record.get("seeds") or ([record["seed"]] if "seed" in record else None)
+    needed = {
+        "command": record.get("command"),
+        "profile": record.get("profile"),
+        "seeds": seeds,
+        "device": machine.get("device"),
+        "versions": machine.get("versions"),
+    }
+    if missing := [name for name, value in needed.items() if not value]:
+        raise ValueError(
+            f"this result does not say its {' and '.join(missing)}: measure it again and save it"
+        )
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    seeds = ", ".join(map(str, seeds or []))
+    return (
+        f"{record['command']} (profile {record['profile']}, seeds {seeds}, {machine['device']}, {versions})"
+    )
 
 
 def spread(values: Iterable[float]) -> str:

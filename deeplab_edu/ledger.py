@@ -1,0 +1,101 @@
+"""The claims ledger: what the papers claim beside what was measured here, and verdicts by one rule.
+
+Published numbers and their sources are in `results/published.json`; ours are in the other files of `results/`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deeplab_edu.results import FOLDER, Record, load_result, spread
+
+ENOUGH = 3  # seeds; with fewer, no verdict
+SHOWS, NOT_HERE, REVERSED = "shows", "does not show at this scale", "the reverse shows"
+
+
+def published(section: str, *, folder: Path | None = None) -> list[Record]:
+    """The rows of a section of `results/published.json`, each with its `source`.
+
+    Raises:
+        KeyError: there is no such section.
+        ValueError: a row names no source.
+    """
+    content = json.loads(((folder or FOLDER) / "published.json").read_text())
+    if section not in content:
+        raise KeyError(f"published.json has no section {section!r}; it has {', '.join(content)}")
+    rows = []
+    for row in content[section]:
+        source = row.get("source") or f"{content['papers'].get(row.get('paper'), '')}, {row.get('where', '')}"
+        if source.strip(", ") == "" or source.startswith(","):
+            raise ValueError(f"no source stands beside {row}")
+        rows.append(Record(row, source=source))
+    return rows
+
+
+def verdict(differences: Sequence[float], within: float | None = None) -> str:
+    """What the differences between two arms, one a seed, say about the claim that the first is better.
+
+    It shows if the first arm is better in every seed, the reverse shows if it is worse in every seed, and if the seeds
+    disagree nothing does. With `within`, the claim is that there is none: it shows if no difference is larger.
+    """
+    if len(differences) < ENOUGH:
+        return f"not tested: {len(differences)} of {ENOUGH} seeds"
+    if within is not None:
+        return SHOWS if max(map(abs, differences)) <= within else NOT_HERE
+    if all(d > 0 for d in differences):
+        return SHOWS
+    return REVERSED if all(d < 0 for d in differences) else NOT_HERE
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the ledger; `differences` are ours, in points, one a seed."""
+
+    notebook: str
+    claim: str
+    paper: str  # the paper's numbers
+    source: str
+    differences: tuple[float, ...]
+    verdict: str
+    record: str = ""  # the result that the differences come from
+
+    @property
+    def ours(self) -> str:
+        return spread([d / 100 for d in self.differences]) if self.differences else ""
+
+
+def ledger(profile: str = "cpu", *, folder: Path | None = None) -> list[Line]:
+    """Every claim of `published.json`, judged by the results of a profile."""
+    return [judge(claim, profile, folder) for claim in published("claims", folder=folder)]
+
+
+def judge(claim: Mapping[str, Any], profile: str, folder: Path | None = None) -> Line:
+    """The line of one claim, a row of section "claims"."""
+    numbers = claim["numbers"]
+    paper = f"{numbers[0]:.2f} to {numbers[1]:.2f}" if numbers else "no number"
+    about = (claim["notebook"], claim["claim"], paper, claim["source"])
+    ours = claim.get("ours")
+    if not ours:
+        return Line(*about, (), f"not testable here: {claim['reason']}")
+    name = f"{ours['result']}.{profile}"
+    try:
+        pairs = paired(load_result(name, folder=folder), ours)
+    except FileNotFoundError:
+        pairs = None
+    if pairs is None:
+        return Line(*about, (), f"not recorded in profile {profile}", name)
+    differences = tuple(100 * (better - worse) for better, worse in pairs)
+    return Line(*about, differences, verdict(differences, ours.get("within")), name)
+
+
+def paired(record: Record, ours: Mapping[str, Any]) -> list[tuple[float, float]] | None:
+    """One metric of two arms, seed by seed; None if an arm or the metric is not in the record."""
+    arms = record["measured"]
+    for step in ours.get("path", ()):
+        arms = arms.get(step, {})
+    with_it, without = (arms.get(ours[side], {}).get(ours["metric"]) for side in ("with", "without"))
+    if not with_it or not without:
+        return None
+    return list(zip(with_it, without, strict=False))  # an interrupted record may hold one arm more often
