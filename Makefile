@@ -8,7 +8,7 @@ LIMIT ?= 1800
 # JupyterLab refuses to run as root, which is who you are in most containers
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help lab test test-all course gpu-course site stale format lint crf clean
+.PHONY: help lab test test-all course gpu-course site stale benchmarks format lint crf clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -34,7 +34,10 @@ site: $(READY) ## make web pages of the notebooks as they were executed, in buil
 	@cp build/site/README.html build/site/index.html
 	@echo "open build/site/index.html"
 
-stale: $(READY) ## list notebooks and results that other code of the package made
+benchmarks: $(READY) ## measure all benchmarks anew (the machine should do nothing else), write docs/benchmarks.md
+	@$(PYTHON_IN_VENV) benchmarks/all.py $(ARGS)
+
+stale: $(READY) ## list notebooks and results that other code of the package made, and what has changed
 	@$(PYTHON_IN_VENV) tools/notebooks.py stale
 
 format: $(READY) ## put code and notebooks into the house style

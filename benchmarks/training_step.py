@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from timing import interleave, machine_line, parse, quartiles, ratio, save, spread, table
+from report import training_step_table
+from timing import interleave, machine_line, parse, save
 from torch import Tensor, nn
 from torchvision.models.segmentation import fcn_resnet50
 from torchvision.transforms.v2 import functional as V
@@ -121,23 +122,12 @@ def measure(case: Case, device: str, repetitions: int) -> dict[str, list[float]]
 
 def main() -> None:
     options, profile = parse(__doc__, repetitions=15), Profile.load()
-    measured, rows = {}, []
+    measured = {}
     for name, case in CASES.items():
         seconds = measure(case, profile.device, options.repetitions)
-        theirs = seconds["torchvision's loop"]
         measured[name] = {"batch": case.batch, "size": case.size, "seconds": seconds}
-        for arm, values in seconds.items():
-            milliseconds = spread(*quartiles([1000 * s for s in values]), form=".1f")
-            rows.append(
-                (
-                    f"{name}, {case.batch} x {case.size} px",
-                    arm,
-                    milliseconds,
-                    spread(*ratio(values, theirs), form=".2f"),
-                )
-            )
     print(f"A training step, {options.repetitions} repetitions; {machine_line()}\n")
-    print(table(["model, batch", "loop", "ms, median (quartiles)", "time / torchvision's"], rows))
+    print(training_step_table(measured))
     if options.save:
         save("training_step", profile, measured, options.repetitions)
 

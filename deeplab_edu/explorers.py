@@ -679,7 +679,8 @@ class Reading:
             ax.plot(pixel[1], pixel[0], "+", color=color, ms=10 + size, mew=size)
 
     def draw_heat(self, ax: Any, name: str, crf: bool) -> None:
-        ax.imshow(self.probabilities(crf)[self.labels.names.index(name)], vmin=0, vmax=1, cmap="cividis")
+        heat = self.probabilities(crf)[self.labels.names.index(name)].numpy()
+        ax.imshow(heat, vmin=0, vmax=1, cmap="cividis")
         ax.set(xticks=[], yticks=[], title=f"{name}: 0 (dark) to 1 (yellow)")
 
     def draw_field(self, ax: Any, pixel: Sequence[int], effective: bool) -> None:

@@ -99,3 +99,28 @@ def paired(record: Record, ours: Mapping[str, Any]) -> list[tuple[float, float]]
     if not with_it or not without:
         return None
     return list(zip(with_it, without, strict=False))  # an interrupted record may hold one arm more often
+
+
+CAMVID = {  # title: result, and where in it the score stands
+    "FCN-8s tiny": ("camvid_tiny", ()),
+    "v3+ MobileNetV2, half size": ("camvid_protocol", ("scratch", "test")),
+    "the same, scales and flips": ("camvid_protocol", ("scratch", "test, scales and flip")),
+    "v3+ MobileNetV2, half size *": ("camvid_protocol", ("imagenet", "test")),
+    "the same, scales and flips *": ("camvid_protocol", ("imagenet", "test, scales and flip")),
+}
+
+
+def camvid_scores(*, folder: Path | None = None) -> dict[str, tuple[Record, dict[str, Any]]]:
+    """Our scores on CamVid's test pictures, as far as they are recorded: title -> the record, and its scores."""
+    found = {}
+    for title, (name, path) in CAMVID.items():
+        try:
+            record = load_result(name, folder=folder)
+        except FileNotFoundError:
+            continue
+        scores = record["measured"]
+        for step in path:
+            scores = scores.get(step, {})
+        if scores:
+            found[title] = (record, scores)
+    return found

@@ -144,6 +144,7 @@ PROFILES: dict[str, Profile] = {
             "06_deeplab_v2_aspp": 1,
             "07_deeplab_v3": 0.9,
             "08_deeplab_v3plus": 0.8,
+            "09_results_and_your_images": 0.8,
             "appendix_parity": 0.5,
         },
         accept={
@@ -166,6 +167,8 @@ PROFILES: dict[str, Profile] = {
             "08_v3plus_miou": 0.16,
             "08_thin_gain": 0.05,
             "08_trimap3_gain": 0.03,
+            "09_miou": 0.08,
+            "09_thin_gain": 0.02,
         },
     ),
     "cpu": _profile(
@@ -192,6 +195,7 @@ PROFILES: dict[str, Profile] = {
             "06_deeplab_v2_aspp": 5,
             "07_deeplab_v3": 3,
             "08_deeplab_v3plus": 5,
+            "09_results_and_your_images": 4,
             "appendix_parity": 0.5,
         },
         accept={
@@ -214,6 +218,8 @@ PROFILES: dict[str, Profile] = {
             "08_v3plus_miou": 0.45,
             "08_thin_gain": 0.15,
             "08_trimap3_gain": 0.06,
+            "09_miou": 0.3,
+            "09_thin_gain": 0.1,
         },
     ),
     "gpu": _profile(
@@ -259,6 +265,8 @@ PROFILES: dict[str, Profile] = {
             "08_v3plus_miou": 0.5,
             "08_thin_gain": 0.1,
             "08_trimap3_gain": 0.05,
+            "09_miou": 0.4,
+            "09_thin_gain": 0.1,
         },
     ),
 }

@@ -55,6 +55,7 @@ def draw_ladder(axes: Sequence[Axes], ladder: Record, metrics: Sequence[str] = t
         ax.set(ylim=(len(arms) - 0.5, -0.5), title=LADDER_METRICS[metric])
         ax.grid(axis="x", color="#e4e2dc", lw=0.7)
         ax.margins(x=0.12)
+        ax.set_xlabel("IoU, points", fontsize=8, labelpad=1)
     _say_source(axes[0], source)
 
 
@@ -86,11 +87,12 @@ def draw_published(ax: Axes, rows: Sequence[Record], title: str = "") -> Axes:
 
 
 def draw_beside(
-    ax: Axes, rows: Sequence[Record], ours: Mapping[str, tuple[Record, float]], title: str = ""
+    ax: Axes, rows: Sequence[Record], ours: Mapping[str, tuple[Record, Mapping[str, float]]], title: str = ""
 ) -> Axes:
     """Published results with ours among them, by score; ours are orange, those from ImageNet weights pale.
 
-    `ours` maps a name to the record that holds the score, and the score (0..1) from it.
+    `ours` maps a name (with a star if ImageNet weights were the start) to a record, and those of its scores (0..1) in
+    which `miou` stands. Raises TypeError for what was not read from a file.
     """
     sources = [provenance(record) for record, _ in ours.values()]
     marked = [
@@ -100,7 +102,9 @@ def draw_beside(
     ]
     if len(marked) != len(rows):
         raise TypeError("rows are as published() reads them, each with its source")
-    marked += [(100 * score, name, 1, False) for name, (_, score) in ours.items()]
+    marked += [
+        (100 * scores["miou"], n.removesuffix(" *"), 1, n.endswith("*")) for n, (_, scores) in ours.items()
+    ]
     for place, (score, _, color, pretrained) in enumerate(sorted(marked)):
         ax.barh(place, score, 0.7, color=SERIES[color], alpha=0.35 if pretrained else 0.85)
         ax.text(score + 0.4, place, f"{score:.1f}", va="center", fontsize=9)

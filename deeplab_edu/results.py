@@ -37,7 +37,9 @@ SHOWN = (  # or a notebook
     "explorers.py",
     "field_figures.py",
     "figures.py",
+    "ledger.py",
     "receptive_field.py",
+    "result_figures.py",
     "widgets.py",
 )
 
@@ -66,12 +68,12 @@ def code_digest(parts: Iterable[str] = DECIDES) -> str:
     )
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.relative_to(package).as_posix().encode() + _meaning(file.read_text()).encode())
+        digest.update(file.relative_to(package).as_posix().encode() + meaning(file.read_text()).encode())
     return digest.hexdigest()[:10]
 
 
-def _meaning(source: str) -> str:
-    """The source as a tree, without docstrings and other strings that stand for themselves."""
+def meaning(source: str) -> str:
+    """Python source as a tree in words, without comments, docstrings and other strings that stand for themselves."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(body := getattr(node, "body", None), list):

@@ -3,11 +3,16 @@
 import json
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from deeplab_edu.models import build_model
+from deeplab_edu.profiles import PROFILES
+from deeplab_edu.results import save_result
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -131,3 +136,95 @@ def test_networks_that_differ_are_not_timed(timing):
         models.check_equal(one, other)
     models.share_weights(one, other)
     models.check_equal(one, other)
+
+
+# --- the page of all benchmarks ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def report(timing):
+    import report
+
+    return report
+
+
+def test_the_page_shows_what_is_recorded(report):
+    """After `make benchmarks`, or a record taken anew, `python benchmarks/report.py` writes the page again."""
+    written = report.PAGE.read_text()
+    for name in report.SECTIONS:
+        assert report.section(name) in written, (
+            f"docs/benchmarks.md is older than results/benchmark_{name}.json"
+        )
+
+
+def test_every_benchmark_has_a_section(report):
+    scripts = {p.stem for p in BENCHMARKS.glob("*.py")} - {"all", "report", "timing", "torchlens_arm"}
+    assert scripts == report.SECTIONS.keys()
+
+
+def test_what_is_not_recorded_is_said_with_its_command(report, monkeypatch, tmp_path):
+    monkeypatch.setattr("deeplab_edu.results.FOLDER", tmp_path)
+    assert report.section("models").endswith("Not recorded yet: `python benchmarks/models.py --save`.")
+
+
+def test_ratios_of_models_by_hand(report):
+    seconds = {"ours": [2.0, 2.0], "theirs": [1.0, 1.0]}
+    costs = {"parameters": 3, "multiply-adds": 4}
+    case = {"forward": seconds, "training_step": {"ours": [1.0, 1.0], "theirs": [4.0, 4.0]}}
+    case |= {"peak MiB": {"ours": 30, "theirs": 20}, "cost": {"ours": costs, "theirs": costs}}
+    row = report.models_table({"net": case}).splitlines()[-1]
+    assert row == "| net | 0.50 (0.50 to 0.50) | 4.00 (4.00 to 4.00) | 1.50 | 1.000 | 1.000 |"
+
+
+def test_growth_by_hand(report):
+    case = {"forward": {"start": [1.0], "arm": [2.0]}, "training_step": {"start": [2.0], "arm": [6.0]}}
+    case |= {"multiply_adds": {"start": 10, "arm": 40}, "peak MiB": {"start": 4, "arm": 5}}
+    row = report.scaling_table({"side 321": case}).splitlines()[-1]
+    assert row == "| side 321 | 4.00 | 2.00 (2.00 to 2.00) | 3.00 (3.00 to 3.00) | 1.25 |"
+
+
+def test_times_of_notebooks_stand_beside_each_other(report, monkeypatch, tmp_path):
+    monkeypatch.setattr("deeplab_edu.results.FOLDER", tmp_path)
+    save_result("course.ci", "python x.py", PROFILES["ci"], {"00_start_here": 12.4, "02_fcn": 30.0})
+    lines = report.notebook_times().splitlines()
+    assert lines[0] == "| notebook | cpu, as committed | ci, one run |"
+    assert next(line for line in lines if line.startswith("| 00_start_here")).endswith("| 12 |")
+    assert next(line for line in lines if line.startswith("| together")).endswith("| 42 |")
+    assert lines[-1].startswith("<sub>")
+
+
+def test_scaling_changes_one_thing_at_a_time(timing, monkeypatch, capsys):
+    import scaling
+
+    for name, size in scaling.sizes().items():
+        differ = [k for k, v in vars(size).items() if v != getattr(scaling.START, k)]
+        assert len(differ) == 1 and name.startswith(differ[0].replace("_", " "))
+    small = scaling.Size(side=33, batch=2, output_stride=16, classes=3)
+    monkeypatch.setattr(scaling, "START", small)
+    monkeypatch.setattr(scaling, "CHANGES", {"side": (65,)})
+    monkeypatch.setattr(scaling, "peak_memory", lambda size: float(size.side))
+    monkeypatch.setattr(
+        scaling, "build", lambda size: build_model("deeplab_v3", size.classes, backbone="tiny")
+    )
+    monkeypatch.setattr(sys, "argv", ["scaling.py", "--repetitions", "1"])
+    scaling.main()
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| side 65 |"))
+    assert row.endswith("| 1.97 |") and float(row.split("|")[2]) > 2
+
+
+def test_all_records_the_others_where_one_fails(timing, monkeypatch, capsys):
+    import all as everything
+
+    ran = []
+
+    def run(command, **_):
+        ran.append(command[1:])
+        return subprocess.CompletedProcess(command, int("crf" in command[1]))
+
+    monkeypatch.setattr(everything.subprocess, "run", run)
+    monkeypatch.setattr(everything.report, "main", lambda: print("page"))
+    monkeypatch.setattr(sys, "argv", ["all.py", "--repetitions", "1", "--only", "crf", "scenes"])
+    assert everything.main() == 1
+    assert [Path(script).name for script, *_ in ran] == ["crf.py", "scenes.py"]
+    assert all(rest == ["--repetitions", "1", "--save"] for _, *rest in ran)
+    assert "page\nfailed, and not recorded: crf" in capsys.readouterr().out

@@ -71,6 +71,12 @@ def test_a_new_machine_gets_everything(machine: Machine) -> None:
     assert "Note" not in done.stderr
 
 
+def test_newest_versions_on_demand(machine: Machine) -> None:
+    assert machine.setup(FAIL="-c import pydensecrf*", NEWEST="1").returncode == 0
+    assert "-m uv pip install --quiet --python .venv/bin/python --upgrade -e .[dev]" in machine.calls
+    assert "--upgrade pydensecrf2" in machine.calls and "constraints.txt" not in machine.calls
+
+
 def test_an_old_python_is_named(machine: Machine) -> None:
     done = machine.setup(OLD="python3", VERSION="3.9.18")
     assert done.returncode == 1

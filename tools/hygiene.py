@@ -176,6 +176,88 @@ def package_names() -> frozenset[str]:
     )
 
 
+DRAWS_PICTURES = {  # of images and of what networks say about them, which the notebook computes
+    *(
+        "draw_image",
+        "draw_labels",
+        "draw_errors",
+        "draw_overlay",
+        "draw_prediction",
+        "draw_heat",
+        "draw_field",
+    ),
+}
+DRAWS_RECORDS = {"draw_ladder", "draw_published", "draw_beside"}  # refuse what was not read from results/
+DRAWS_NUMBERS = {  # methods of matplotlib's axes and of pyplot
+    *("plot", "bar", "barh", "scatter", "errorbar", "hist", "pie", "stem", "step", "boxplot", "violinplot"),
+    *(
+        "fill_between",
+        "hlines",
+        "vlines",
+        "axhline",
+        "axvline",
+        "text",
+        "annotate",
+        "table",
+        "imshow",
+        "matshow",
+    ),
+}
+MAKES_RECORDS = {"Record", "Line", "save_result", "open", "read_text", "json", "loads"}
+LAYOUT = {"figsize", "width_ratios", "height_ratios", "strength", "size", "longest", "iterations"}  # keywords
+DECIMAL = re.compile(r"(?<![\w.:/])\d+\.\d+(?!\w|\.\d)")
+
+
+def check_numbers_come_from_results(page: Page) -> Iterator[str]:
+    """Notebook 09 shows results: figures draw what was read from `results/`; no number is typed, not in prose."""
+    if not page.path.name.startswith("09_"):
+        return
+    for name, cell in page.code:
+        try:
+            tree = ast.parse(cell.source)
+        except SyntaxError:
+            continue
+        for called in sorted(_called(tree)):
+            if called in DRAWS_NUMBERS or (
+                called.startswith("draw_") and called not in DRAWS_PICTURES | DRAWS_RECORDS
+            ):
+                yield f"{name} draws by {called}; figures of results are drawn by {', '.join(sorted(DRAWS_RECORDS))}"
+        used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} | _called(tree)
+        for made in sorted(used & MAKES_RECORDS):
+            yield f"{name} uses {made}; results are read by load_result and published"
+        if typed := _typed_numbers(tree):
+            yield f"{name} holds typed numbers ({typed}); read them from results/"
+    references = re.sub(r"^## References.*", "", _prose(page), flags=re.MULTILINE | re.DOTALL)
+    for found in DECIMAL.findall(references):
+        yield f"the text holds the number {found}; let code print it from results/"
+
+
+def _called(tree: ast.AST) -> set[str]:
+    """Names of what is called, with or without an object before the point."""
+    functions = [n.func for n in ast.walk(tree) if isinstance(n, ast.Call)]
+    return {f.id if isinstance(f, ast.Name) else getattr(f, "attr", "") for f in functions}
+
+
+def _typed_numbers(tree: ast.AST) -> str:
+    """A decimal number, or a list of two numbers and more, that is no matter of layout; the first one, as written."""
+    ignored: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg in LAYOUT:
+            ignored |= set(ast.walk(node.value))
+        if isinstance(node, ast.Subscript):
+            ignored |= set(ast.walk(node.slice))
+    for node in ast.walk(tree):
+        if node in ignored:
+            continue
+        if isinstance(node, ast.Constant) and isinstance(node.value, float):
+            return ast.unparse(node)
+        parts = (*node.keys, *node.values) if isinstance(node, ast.Dict) else getattr(node, "elts", ())
+        numbers = [p for p in parts if isinstance(p, ast.Constant) and type(p.value) in (int, float)]
+        if len(numbers) > 1:
+            return ast.unparse(node)
+    return ""
+
+
 # --- outputs -------------------------------------------------------------------------------------
 
 
@@ -322,6 +404,7 @@ CHECKS = (
     check_cell_length,
     check_plain_python,
     check_no_duplicates,
+    check_numbers_come_from_results,
     check_executed,
     check_outputs,
     check_absolute_paths,

@@ -4,7 +4,7 @@
     python tools/notebooks.py clean   [NOTEBOOK ...]   tidy without running
     python tools/notebooks.py check   [NOTEBOOK ...]   structure, links, size, stale outputs; runs nothing
     python tools/notebooks.py test    [NOTEBOOK ...]   nbval in profile ci
-    python tools/notebooks.py stale   [NOTEBOOK ...]   list notebooks and results that older code of the package made
+    python tools/notebooks.py stale   [NOTEBOOK ...]   what other code of the package made, and what changed
     python tools/notebooks.py course  [NOTEBOOK ...]   run in the active profile into build/, print a table
 
 Without names: every notebook of the course. Each call that runs notebooks starts from an empty folder of
@@ -33,8 +33,9 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from PIL import Image
 
 import hygiene
+from deeplab_edu.profiles import Profile
+from deeplab_edu.results import DECIDES, SHOWN, code_digest, meaning, save_result
 from deeplab_edu.results import FOLDER as RESULTS
-from deeplab_edu.results import SHOWN, code_digest
 
 NOTEBOOKS = hygiene.REPOSITORY / "notebooks"
 KEPT_CELL_METADATA = {"tags", "jupyter", "slideshow", "nbgrader"}
@@ -173,15 +174,45 @@ def command_check(paths: Sequence[Path], _: argparse.Namespace) -> int:
 
 
 def command_stale(paths: Sequence[Path], _: argparse.Namespace) -> int:
-    """What was made by other code than there is now; not a failure, since most changes change no number."""
+    """What other code than that of now made, and which changed; no failure, since most changes change no number."""
     records = {p: nbformat.read(p, as_version=4).metadata.get("deeplab_edu", {}) for p in paths}
-    stale = [f"notebooks/{p.name}" for p, r in records.items() if r.get("package") != code_digest(SHOWN)]
+    stale: list[tuple[Path, str, Sequence[str]]] = [
+        (p, f"notebooks/{p.name}", SHOWN)
+        for p, r in records.items()
+        if r.get("package") != code_digest(SHOWN)
+    ]
     for file in sorted(RESULTS.glob("*.json")):
         recorded = json.loads(file.read_text())
-        if recorded.get("code") != code_digest():
-            stale.append(f"results/{file.name}: {recorded.get('command')}")
-    print("\n".join(stale) or "everything was made by the code as it is")
+        if "command" in recorded and recorded.get("code") != code_digest():
+            stale.append((file, f"results/{file.name}: {recorded['command']}", DECIDES))
+    for path, words, parts in stale:
+        print(words)
+        if changed := changed_since(path, parts):
+            print(f"    changed since: {', '.join(changed)}")
+    if not stale:
+        print("everything was made by the code as it is")
     return 0
+
+
+def changed_since(path: Path, parts: Sequence[str]) -> list[str]:
+    """Files of the package whose meaning has changed since `path` was committed; empty where git cannot tell."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(hygiene.REPOSITORY), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout if done.returncode == 0 else ""
+
+    package = hygiene.REPOSITORY / "deeplab_edu"
+    commit = git("log", "-1", "--format=%H", "--", str(path)).strip()
+    names = (
+        git("diff", "--name-only", commit, "--", *(str(package / part) for part in parts)) if commit else ""
+    )
+    found = []
+    for name in filter(lambda name: name.endswith(".py"), names.splitlines()):
+        now, then = hygiene.REPOSITORY / name, git("show", f"{commit}:{name}")
+        if not now.exists() or meaning(now.read_text()) != meaning(then):
+            found.append(name.removeprefix("deeplab_edu/"))
+    return found
 
 
 def command_test(paths: Sequence[Path], options: argparse.Namespace) -> int:
@@ -194,6 +225,7 @@ def command_test(paths: Sequence[Path], options: argparse.Namespace) -> int:
 def command_course(paths: Sequence[Path], options: argparse.Namespace) -> int:
     options.into.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
+    seconds: dict[str, float] = {}
     print(f"profile {options.profile}, results in {options.into}\n")
     print("| notebook | seconds | verdict |\n|---|---:|---|")
     for path in paths:
@@ -203,7 +235,12 @@ def command_course(paths: Sequence[Path], options: argparse.Namespace) -> int:
         except NotebookFailed as error:
             failures[path.stem] = str(error)
         verdict = "failed" if path.stem in failures else "passed"
-        print(f"| {path.stem} | {time.perf_counter() - start:.0f} | {verdict} |", flush=True)
+        seconds[path.stem] = round(time.perf_counter() - start, 1)
+        print(f"| {path.stem} | {seconds[path.stem]:.0f} | {verdict} |", flush=True)
+    if options.save and not failures:
+        command = f"python tools/notebooks.py course --profile {options.profile} --save"
+        profile = Profile.load(options.profile)
+        save_result(f"course.{profile.name}", command, profile, seconds)
     for name, reason in failures.items():
         print(f"\n{name}: {reason}")
     return bool(failures)
@@ -229,6 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", help="ci, cpu or gpu")
     parser.add_argument("--limit", type=float, help="seconds a notebook may take (for `test`: a cell)")
     parser.add_argument("--into", type=Path, default=Path("build/notebooks"), help="where `course` writes")
+    parser.add_argument("--save", action="store_true", help="record the seconds of `course` in results/")
     parser.add_argument("--keep-runs", action="store_true", help="load and keep training runs between calls")
     options = parser.parse_intermixed_args(arguments)
     function, profile, limit = COMMANDS[options.command]

@@ -3,11 +3,14 @@
 # calling it again costs seconds. With the argument `crf` it only (re)tries the optional pydensecrf.
 #
 #   PYTHON=python3.12   which Python to use (default: the first of python3, python3.13, ... that is new enough)
+#   NEWEST=1            the newest version of every package instead of the pinned ones
 #   MIN_FREE_GB=8       how much free disk to ask for before a first installation
 set -eu
 
 VENV=.venv
 PY=$VENV/bin/python
+LIMITS="-c constraints.txt"
+[ -z "${NEWEST:-}" ] || LIMITS=--upgrade
 CRF_LOG=$VENV/pydensecrf-build.log
 
 say() { printf '%s\n' "$*" >&2; }
@@ -55,7 +58,8 @@ install_all() {
     "$PY" -m uv --version >/dev/null 2>&1 || "$PY" -m pip install --quiet --disable-pip-version-check uv >&2 ||
         stop "pip could not install uv, which fetches the other packages (its own words are above)." \
             "Is this machine online? Behind a proxy, set HTTPS_PROXY. Then run the same command again"
-    "$PY" -m uv pip install --quiet --python "$PY" -c constraints.txt -e ".[dev]" >&2 ||
+    # shellcheck disable=SC2086  # two words
+    "$PY" -m uv pip install --quiet --python "$PY" $LIMITS -e ".[dev]" >&2 ||
         stop "not every package could be installed (uv's own words are above)." \
             "Network: run the same command again, what has been fetched is kept. Disk: free some ('df -h .')." \
             "'No solution' or 'no wheel': this Python or machine has no such package; try make PYTHON=python3.12 lab" \
@@ -69,7 +73,8 @@ build_crf() {
         export CYTHON_FORCE_REGEN=1
         set -- --no-build-isolation
     fi
-    "$PY" -m uv pip install --python "$PY" -c constraints.txt "$@" pydensecrf2
+    # shellcheck disable=SC2086
+    "$PY" -m uv pip install --python "$PY" $LIMITS "$@" pydensecrf2
 }
 
 # Never stops the rest: the course has its own dense CRF and only compares it with this one.

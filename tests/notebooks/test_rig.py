@@ -15,7 +15,7 @@ import pytest
 
 import hygiene
 import notebooks as runner
-from deeplab_edu.results import SHOWN, code_digest
+from deeplab_edu.results import DECIDES, SHOWN, code_digest
 from pages import code
 
 TOP = hygiene.REPOSITORY
@@ -230,3 +230,44 @@ def test_stale_lists_what_other_code_made(tmp_path, monkeypatch, capsys):
         "notebooks/02_then.ipynb",
         "results/then.json: python then.py",
     ]
+
+
+def test_stale_names_the_code_that_has_changed_since(tmp_path, monkeypatch):
+    """In a repository made here: code that means something else and code that is gone, but no new comment."""
+    package = tmp_path / "deeplab_edu"
+    package.mkdir()
+    for name in ("training.py", "metrics.py", "profiles.py", "figures.py", "inference.py"):
+        (package / name).write_text("X = 1\n")
+    result = tmp_path / "then.json"
+    result.write_text("{}")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    monkeypatch.setattr(runner.hygiene, "REPOSITORY", tmp_path)
+    assert runner.changed_since(result, DECIDES) == []
+    (package / "training.py").write_text("X = 2\n")
+    (package / "metrics.py").write_text("X = 1  # a word\n")
+    (package / "profiles.py").unlink()
+    (package / "figures.py").write_text("X = 2\n")  # shows numbers and decides none
+    assert runner.changed_since(result, DECIDES) == ["profiles.py", "training.py"]
+    assert runner.changed_since(result, SHOWN) == ["figures.py", "profiles.py", "training.py"]
+    assert runner.changed_since(tmp_path / "never committed.json", DECIDES) == []
+
+
+def test_seconds_of_the_course_are_recorded_if_asked_and_all_passed(tmp_path, monkeypatch, capsys):
+    saved = []
+    monkeypatch.setattr(runner, "save_result", lambda *given: saved.append(given))
+    monkeypatch.setattr(runner, "run", lambda path, *_: nbformat.v4.new_notebook())
+    (tmp_path / "01_a.ipynb").touch()
+    arguments = ["course", "--profile", "ci", "--into", str(tmp_path / "build"), str(tmp_path / "01_a.ipynb")]
+    assert runner.main(arguments) == 0 and saved == []
+    assert runner.main([*arguments, "--save"]) == 0
+    ((name, command, profile, seconds),) = saved
+    assert (name, profile.name, list(seconds)) == ("course.ci", "ci", ["01_a"])
+    assert command == "python tools/notebooks.py course --profile ci --save"
+
+    def fails(*_):
+        raise runner.NotebookFailed("no")
+
+    monkeypatch.setattr(runner, "run", fails)
+    assert runner.main([*arguments, "--save"]) == 1 and len(saved) == 1
