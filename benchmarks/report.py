@@ -24,21 +24,13 @@ Measured = Any  # what a benchmark saved under "measured"
 def models_table(measured: Measured) -> str:
     rows = []
     for name, result in measured.items():
-        speeds = [
-            ratio(result[kind]["theirs"], result[kind]["ours"]) for kind in ("forward", "training_step")
-        ]
-        memory, costs = result["peak MiB"], result["cost"]
-        shares = [costs["ours"][what] / costs["theirs"][what] for what in ("parameters", "multiply-adds")]
-        rows.append(
-            (
-                name,
-                *(spread(*speed, form=".2f") for speed in speeds),
-                f"{memory['ours'] / memory['theirs']:.2f}",
-                *(f"{share:.3f}" for share in shares),
-            )
-        )
+        times = [ratio(result[kind]["theirs"], result[kind]["ours"]) for kind in ("forward", "training_step")]
+        memory, cost = result["peak MiB"], result["cost"]
+        share = f"{memory['ours'] / memory['theirs']:.2f}"
+        work = f"{cost['parameters'] / 1e6:.2f} M, {cost['multiply-adds'] / 1e9:.1f} G"
+        rows.append((name, *(spread(*speed, form=".2f") for speed in times), share, work))
     return table(
-        ["network, library", "speed forward", "speed training", "memory", "parameters", "multiply-adds"], rows
+        ["network, library", "speed forward", "speed training", "memory", "parameters, multiply-adds"], rows
     )
 
 
@@ -92,6 +84,14 @@ def crf_table(measured: Measured) -> str:
     return table(["preset, image", "backend", "s, median (quartiles)", "time / first", "MB"], rows)
 
 
+def explorers_table(measured: Measured) -> str:
+    rows = [
+        (name, *(spread(*quartiles([1000 * s for s in times]), form=".0f") for times in kinds.values()))
+        for name, kinds in measured.items()
+    ]
+    return table(["explorer, what is moved", "first, ms", "again, ms"], rows)
+
+
 def spans_table(columns: list[str], form: str) -> Callable[[Measured], str]:
     """A table of what was saved as low, median, high."""
 
@@ -106,7 +106,7 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Measured], str]]] = {  # benchmark
     "models": (
         "Networks beside torchvision's and segmentation-models-pytorch's",
         "Equal architecture, equal weights, equal logits. Speed is theirs over ours in time: above 1, ours is faster. "
-        "Memory, parameters and multiply-adds are ours over theirs.",
+        "Memory is ours over theirs; parameters and multiply-adds are the same.",
         models_table,
     ),
     "training_step": (
@@ -129,6 +129,11 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Measured], str]]] = {  # benchmark
         "A click in an explorer",
         "Exact pixels behind one unit of DeepLabv3-ResNet-50.",
         spans_table(["what", "ms, median (quartiles)"], ".1f"),
+    ),
+    "explorers": (
+        "From a moved control to new pictures",
+        "In the kernel, the browser not counted. First: before anything is kept.",
+        explorers_table,
     ),
     "scenes": (
         "Scenes",

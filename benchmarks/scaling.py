@@ -8,7 +8,6 @@ fresh process adds to it at its peak. Multiply-adds are counted, and say how muc
 """
 
 import json
-import resource
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +18,7 @@ import models
 import torch
 from models import forward, training_step
 from report import scaling_table
-from timing import interleave, machine_line, parse, save
+from timing import interleave, machine_line, parse, resident, save
 
 from deeplab_edu.cost import cost
 from deeplab_edu.models import build_model
@@ -88,10 +87,9 @@ def peak_memory(size: Size) -> float:
 def print_peak(size: Size) -> None:
     """In a process of its own: MiB that a training step adds to what the process had with the model built."""
     set_size(size)
-    step = training_step(build(size))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step, before = training_step(build(size)), resident("VmRSS")
     step()
-    print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+    print(json.dumps(resident("VmHWM") - before))
 
 
 def main() -> None:
