@@ -15,7 +15,7 @@ ENOUGH = 3  # seeds; with fewer, no verdict
 SHOWS, NOT_HERE, REVERSED = "shows", "does not show at this scale", "the reverse shows"
 
 
-def published(section: str, *, folder: Path | None = None) -> list[Record]:
+def read_published(section: str, *, folder: Path | None = None) -> list[Record]:
     """The rows of a section of `results/published.json`, each with its `source`.
 
     Raises:
@@ -34,7 +34,7 @@ def published(section: str, *, folder: Path | None = None) -> list[Record]:
     return rows
 
 
-def verdict(differences: Sequence[float], within: float | None = None) -> str:
+def verdict_on(differences: Sequence[float], within: float | None = None) -> str:
     """What the differences between two arms, one a seed, say about the claim that the first is better.
 
     It shows if the first arm is better in every seed, the reverse shows if it is worse in every seed, and if the seeds
@@ -68,7 +68,7 @@ class Line:
 
 def ledger(profile: str = "cpu", *, folder: Path | None = None) -> list[Line]:
     """Every claim of `published.json`, judged by the results of a profile."""
-    return [judge(claim, profile, folder) for claim in published("claims", folder=folder)]
+    return [judge(claim, profile, folder) for claim in read_published("claims", folder=folder)]
 
 
 def judge(claim: Mapping[str, Any], profile: str, folder: Path | None = None) -> Line:
@@ -81,16 +81,16 @@ def judge(claim: Mapping[str, Any], profile: str, folder: Path | None = None) ->
         return Line(*about, (), f"not testable here: {claim['reason']}")
     name = f"{ours['result']}.{profile}"
     try:
-        pairs = paired(load_result(name, folder=folder), ours)
+        pairs = _paired(load_result(name, folder=folder), ours)
     except FileNotFoundError:
         pairs = None
     if pairs is None:
         return Line(*about, (), f"not recorded in profile {profile}", name)
     differences = tuple(100 * (better - worse) for better, worse in pairs)
-    return Line(*about, differences, verdict(differences, ours.get("within")), name)
+    return Line(*about, differences, verdict_on(differences, ours.get("within")), name)
 
 
-def paired(record: Record, ours: Mapping[str, Any]) -> list[tuple[float, float]] | None:
+def _paired(record: Record, ours: Mapping[str, Any]) -> list[tuple[float, float]] | None:
     """One metric of two arms, seed by seed; None if an arm or the metric is not in the record."""
     arms = record["measured"]
     for step in ours.get("path", ()):

@@ -1,4 +1,4 @@
-"""Figures of recorded and of published numbers. They take what `load_result` or `published` read, and nothing else.
+"""Figures of recorded and of published numbers. They take what `load_result` or `read_published` read, nothing else.
 
 Pure functions, as in `figures`. Under each figure of ours stands the command that measured it.
 """
@@ -62,11 +62,11 @@ def draw_ladder(axes: Sequence[Axes], ladder: Record, metrics: Sequence[str] = t
 def draw_published(ax: Axes, rows: Sequence[Record], title: str = "") -> Axes:
     """Published results as bars from top to bottom, mIoU in points; hatched where the training data are private.
 
-    Raises TypeError for rows that `published` did not read.
+    Raises TypeError for rows that `read_published` did not read.
     """
     for row in rows:
         if not isinstance(row, Record):
-            raise TypeError(f"rows are as published() reads them, each with its source, not {row!r}")
+            raise TypeError(f"rows are as read_published() reads them, each with its source, not {row!r}")
     for place, row in enumerate(rows):
         private = row.get("jft", False)
         ax.barh(
@@ -101,7 +101,7 @@ def draw_beside(
         if isinstance(row, Record)
     ]
     if len(marked) != len(rows):
-        raise TypeError("rows are as published() reads them, each with its source")
+        raise TypeError("rows are as read_published() reads them, each with its source")
     marked += [
         (100 * scores["miou"], n.removesuffix(" *"), 1, n.endswith("*")) for n, (_, scores) in ours.items()
     ]

@@ -13,8 +13,8 @@ from deeplab_edu.ledger import (
     camvid_scores,
     judge,
     ledger,
-    published,
-    verdict,
+    read_published,
+    verdict_on,
 )
 from deeplab_edu.profiles import PROFILES
 from deeplab_edu.results import FOLDER, Record, save_result
@@ -37,7 +37,7 @@ OURS = {"result": "study", "without": "a", "with": "b", "metric": "miou"}
     ],
 )
 def test_verdicts_by_hand(differences, within, expected):
-    assert verdict(differences, within) == expected
+    assert verdict_on(differences, within) == expected
 
 
 def record(folder, measured, name="study"):
@@ -82,30 +82,30 @@ def write(folder, section):
 def test_a_row_without_a_source_is_refused(tmp_path, row):
     write(tmp_path, [row])
     with pytest.raises(ValueError, match="no source stands beside"):
-        published("rows", folder=tmp_path)
+        read_published("rows", folder=tmp_path)
 
 
 def test_an_unknown_section_lists_what_there_is(tmp_path):
     write(tmp_path, [])
     with pytest.raises(KeyError, match="no section 'claims'; it has papers, rows"):
-        published("claims", folder=tmp_path)
+        read_published("claims", folder=tmp_path)
 
 
 def test_a_row_is_a_record_with_its_source(tmp_path):
     write(tmp_path, [{"miou": 1, "paper": "fcn", "where": "table 1"}])
-    (row,) = published("rows", folder=tmp_path)
+    (row,) = read_published("rows", folder=tmp_path)
     assert isinstance(row, Record) and row["source"] == "Long et al., table 1"
 
 
 def test_the_published_numbers_are_those_of_the_papers():
     """Typed a second time, from the papers' abstracts and tables."""
-    test = {row["model"]: row["miou"] for row in published("voc2012_test")}
+    test = {row["model"]: row["miou"] for row in read_published("voc2012_test")}
     assert test["FCN-8s"] == 62.2 and test["v1 + CRF, LargeFOV, skips"] == 71.6
     assert test["v2 + CRF, ResNet-101"] == 79.7 and test["v3"] == 85.7
     assert test["v3+, Xception"] == 87.8 and test["v3+, Xception, JFT"] == 89.0
-    streets = {row["model"]: (row["miou"], row["pretrained"]) for row in published("camvid_test")}
+    streets = {row["model"]: (row["miou"], row["pretrained"]) for row in read_published("camvid_test")}
     assert streets["FC-DenseNet103"] == (66.9, False) and streets["FCN8"] == (57.0, True)
-    years = [row["year"] for row in published("voc2012_test")]
+    years = [row["year"] for row in read_published("voc2012_test")]
     assert years == sorted(years)
 
 
@@ -113,7 +113,7 @@ def test_the_published_numbers_are_those_of_the_papers():
 
 
 def test_every_claim_has_a_comparison_or_a_reason_and_its_arms_are_recorded():
-    for claim, line in zip(published("claims"), ledger(), strict=True):
+    for claim, line in zip(read_published("claims"), ledger(), strict=True):
         assert ("ours" in claim) != ("reason" in claim), claim["claim"]
         if "ours" in claim and line.differences == ():
             missing = not (FOLDER / f"{line.record}.json").exists()

@@ -6,7 +6,7 @@ import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
-from deeplab_edu.ledger import published
+from deeplab_edu.ledger import read_published
 from deeplab_edu.profiles import PROFILES
 from deeplab_edu.result_figures import LADDER_METRICS, MODEL_NAMES, draw_beside, draw_ladder, draw_published
 from deeplab_edu.results import FOLDER, load_result, provenance, save_result
@@ -78,7 +78,7 @@ def test_a_file_that_does_not_say_where_it_comes_from_is_refused(folder, keys, m
     record = without(folder, *keys)
     for draw in (
         lambda: draw_ladder(axes(2), record, METRICS),
-        lambda: draw_beside(axes(1)[0], published("camvid_test"), {"ours": (record, {"miou": 0.5})}),
+        lambda: draw_beside(axes(1)[0], read_published("camvid_test"), {"ours": (record, {"miou": 0.5})}),
     ):
         with pytest.raises(ValueError, match=f"does not say its {missing}: measure it again"):
             draw()
@@ -89,10 +89,10 @@ def test_typed_numbers_are_refused(folder):
     with pytest.raises(TypeError, match="as load_result reads them, not from a dict"):
         draw_ladder(axes(2), typed, METRICS)
     with pytest.raises(TypeError, match="as load_result reads them, not from a dict"):
-        draw_beside(axes(1)[0], published("camvid_test"), {"ours": (typed, {"miou": 0.5})})
+        draw_beside(axes(1)[0], read_published("camvid_test"), {"ours": (typed, {"miou": 0.5})})
     rows = [{"model": "mine", "miou": 99.9, "year": 2026, "source": "me"}]
     for draw in (draw_published, lambda ax, rows: draw_beside(ax, rows, {})):
-        with pytest.raises(TypeError, match="rows are as published"):
+        with pytest.raises(TypeError, match="rows are as read_published"):
             draw(axes(1)[0], rows)
 
 
@@ -103,7 +103,7 @@ def test_a_panel_for_each_metric(folder):
 
 def test_published_bars_are_as_long_as_the_numbers():
     (ax,) = axes(1)
-    rows = published("voc2012_test")
+    rows = read_published("voc2012_test")
     draw_published(ax, rows, "title")
     assert [bar.get_width() for bar in ax.patches] == [row["miou"] for row in rows]
     assert [bool(bar.get_hatch()) for bar in ax.patches] == [row.get("jft", False) for row in rows]
@@ -112,7 +112,7 @@ def test_published_bars_are_as_long_as_the_numbers():
 
 def test_ours_stand_among_the_others_by_score(folder):
     (ax,) = axes(1)
-    rows = published("camvid_test")
+    rows = read_published("camvid_test")
     draw_beside(ax, rows, {"ours *": (load_result("ladder", folder=folder), {"miou": 0.6})})
     lengths = [bar.get_width() for bar in ax.patches]
     assert lengths == sorted([row["miou"] for row in rows] + [60.0])

@@ -224,7 +224,7 @@ def check_numbers_come_from_results(page: Page) -> Iterator[str]:
                 yield f"{name} draws by {called}; figures of results are drawn by {', '.join(sorted(DRAWS_RECORDS))}"
         used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} | _called(tree)
         for made in sorted(used & MAKES_RECORDS):
-            yield f"{name} uses {made}; results are read by load_result and published"
+            yield f"{name} uses {made}; results are read by load_result and read_published"
         if typed := _typed_numbers(tree):
             yield f"{name} holds typed numbers ({typed}); read them from results/"
     references = re.sub(r"^## References.*", "", _prose(page), flags=re.MULTILINE | re.DOTALL)
