@@ -2,8 +2,9 @@
 
 READY := .venv/.ready
 PYTHON_IN_VENV := .venv/bin/python
-# seconds a notebook may take in `make gpu-course`
+# of `make gpu-course`: seconds that a cell may take, and the seed
 LIMIT ?= 1800
+SEED ?= 0
 
 # JupyterLab refuses to run as root, which is who you are in most containers
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
@@ -26,13 +27,9 @@ test-all: $(READY) ## the same with slow tests: full-size models (and gpu tests 
 course: $(READY) ## run every notebook in the active profile into build/, print a table of times
 	@$(PYTHON_IN_VENV) tools/notebooks.py course
 
-gpu-course: $(READY) ## the same in profile gpu, at most LIMIT=1800 a notebook; finished training is kept
-	@$(PYTHON_IN_VENV) tools/notebooks.py course --profile gpu --limit $(LIMIT) --keep-runs --into build/gpu
-
-site: $(READY) ## make web pages of the notebooks as they were executed, in build/site
-	@.venv/bin/sphinx-build -q -W --keep-going -c docs . build/site
-	@cp build/site/README.html build/site/index.html
-	@echo "open build/site/index.html"
+gpu-course: $(READY) ## NOTEBOOK=02_fcn SEED=0: one notebook, one seed, profile gpu, under nbval; what it shows: build/gpu
+	@$(if $(NOTEBOOK),,echo "Name one notebook: make gpu-course NOTEBOOK=02_fcn SEED=0"; exit 2;) $(PYTHON_IN_VENV) \
+	    tools/notebooks.py gpu --seed $(SEED) --limit $(LIMIT) notebooks/$(NOTEBOOK).ipynb
 
 benchmarks: $(READY) ## measure all benchmarks anew (the machine should do nothing else), write docs/benchmarks.md
 	@$(PYTHON_IN_VENV) benchmarks/all.py $(ARGS)

@@ -96,5 +96,6 @@ def parse(description: str | None, repetitions: int) -> argparse.Namespace:
 
 def save(name: str, profile: Profile, measured: Any, repetitions: int) -> None:
     command = " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]])
-    path = save_result(f"benchmark_{name}", command, profile, measured, repetitions=repetitions)
+    file = f"benchmark_{name}" + (".gpu" if profile.device == "cuda" else "")  # beside the CPU's, not over it
+    path = save_result(file, command, profile, measured, repetitions=repetitions)
     print(f"\nwritten: {path.parent.name}/{path.name}")

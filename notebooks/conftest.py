@@ -8,10 +8,14 @@ waits the whole cell timeout for a kernel that has died              fails after
 gives up on outputs 5 s after the reply                              waits 30 s
 goes on after a failure, so that one error becomes many              skips the rest of the notebook
 
+It also keeps what a notebook shows, where `make gpu-course` asks for it.
 It leans on nbval's internals, hence the pinned nbval; tests/notebooks/test_rig.py plants each defect.
 """
 
+import base64
+import os
 import time
+from pathlib import Path
 from queue import Empty
 
 import nbval.plugin
@@ -67,7 +71,10 @@ def pytest_runtest_call(item):
         return (yield)
     try:
         _refuse_empty_reference(item)
-        result = yield
+        try:
+            result = yield
+        finally:
+            _keep_shown(item)
         _compare_with_reply(item)
         return result
     except KernelDied:
@@ -79,6 +86,17 @@ def pytest_runtest_call(item):
     except BaseException:
         item.parent.failed_cell = item.name
         raise
+
+
+def _keep_shown(item):
+    """Write what the cell printed and drew into the folder that `tools/notebooks.py gpu` names."""
+    if folder := os.environ.get("DEEPLAB_EDU_SHOWN_INTO"):
+        for number, output in enumerate(item.test_outputs or ()):
+            name = Path(folder) / f"{item.cell_num:03d}"
+            if output.output_type == "stream" and output.name == "stdout":
+                name.with_suffix(".txt").write_text(output.text)
+            elif png := output.get("data", {}).get("image/png"):
+                Path(f"{name}.{number}.png").write_bytes(base64.b64decode(png))
 
 
 def _refuse_empty_reference(item):

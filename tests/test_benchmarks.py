@@ -61,7 +61,11 @@ def test_crf(timing, monkeypatch, capsys):
     monkeypatch.setattr(crf, "CASES", [("v1", 32, ("lattice",))])
     monkeypatch.setattr(sys, "argv", ["crf.py", "--repetitions", "1"])
     crf.main()
-    assert re.search(r"\| v1, 32 px \| lattice \| \S+ \(.*\) \| 1.00 .* \| \d+ \|", capsys.readouterr().out)
+    row = r"\| v1, 32 px \| lattice \| \S+ \(.*\) \| 1.00 .* \| 100.00 % \| \d+ \|"
+    assert re.search(row, capsys.readouterr().out)
+    assert {(preset, size) for preset, size, _ in crf.GPU_CASES} == {
+        (p, s) for p in ("v1", "v2") for s in (321, 513)
+    }
 
 
 def test_receptive_field(run, capsys):

@@ -6,6 +6,7 @@
     python tools/notebooks.py test    [NOTEBOOK ...]   nbval in profile ci
     python tools/notebooks.py stale   [NOTEBOOK ...]   what other code of the package made, and what changed
     python tools/notebooks.py course  [NOTEBOOK ...]   run in the active profile into build/, print a table
+    python tools/notebooks.py gpu      NOTEBOOK        nbval in profile gpu; keeps figures and what was printed
 
 Without names: every notebook of the course. Each call that runs notebooks starts from an empty folder of
 training runs, which the notebooks of that call share (`--keep-runs`: the active one instead).
@@ -33,10 +34,11 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from PIL import Image
 
 import hygiene
-from deeplab_edu.profiles import Profile
+from deeplab_edu.profiles import SEED, Profile
 from deeplab_edu.results import DECIDES, SHOWN, code_digest, meaning, save_result
 from deeplab_edu.results import FOLDER as RESULTS
 
+SHOWN_INTO = "DEEPLAB_EDU_SHOWN_INTO"  # the folder for what a notebook shows under nbval
 NOTEBOOKS = hygiene.REPOSITORY / "notebooks"
 KEPT_CELL_METADATA = {"tags", "jupyter", "slideshow", "nbgrader"}
 KEPT_METADATA = {"kernelspec", "language_info", "deeplab_edu"}
@@ -222,6 +224,29 @@ def command_test(paths: Sequence[Path], options: argparse.Namespace) -> int:
     return subprocess.run(command, check=False).returncode
 
 
+def command_gpu(paths: Sequence[Path], options: argparse.Namespace) -> int:
+    """One notebook and one seed under nbval in profile gpu; leaves what it showed, without weights."""
+    if len(paths) != 1:
+        print("A run on a GPU is one notebook and one seed: make gpu-course NOTEBOOK=02_fcn SEED=0")
+        return 2
+    os.environ[SEED] = str(options.seed)
+    try:
+        profile = Profile.load(options.profile)
+    except ValueError as error:
+        print(f"{error} (experiments/full_size.py trains one model without Jupyter; docs/on-a-gpu.md)")
+        return 2
+    into = (options.into.parent / "gpu" / f"{paths[0].stem}.seed{options.seed}").resolve()
+    into.mkdir(parents=True, exist_ok=True)
+    os.environ[SHOWN_INTO] = str(into)  # notebooks/conftest.py fills it
+    start = time.perf_counter()
+    failed = command_test(paths, options)
+    printed = {int(p.stem): p.read_text() for p in sorted(into.glob("*.txt"))}
+    command = f"make gpu-course NOTEBOOK={paths[0].stem} SEED={options.seed}"
+    facts = {"seeds": [options.seed], "seconds": round(time.perf_counter() - start), "passed": not failed}
+    print("wrote", save_result(paths[0].stem, command, profile, {"printed": printed}, folder=into, **facts))
+    return failed
+
+
 def command_course(paths: Sequence[Path], options: argparse.Namespace) -> int:
     options.into.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
@@ -253,6 +278,7 @@ COMMANDS = {
     "check": (command_check, "cpu", 0),
     "stale": (command_stale, "cpu", 0),
     "test": (command_test, "ci", 300),
+    "gpu": (command_gpu, "gpu", 1800),
     "course": (command_course, os.environ.get("DEEPLAB_EDU_PROFILE", "cpu"), 3600),
 }
 
@@ -267,6 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, help="seconds a notebook may take (for `test`: a cell)")
     parser.add_argument("--into", type=Path, default=Path("build/notebooks"), help="where `course` writes")
     parser.add_argument("--save", action="store_true", help="record the seconds of `course` in results/")
+    parser.add_argument("--seed", type=int, default=0, help="of `gpu`")
     parser.add_argument("--keep-runs", action="store_true", help="load and keep training runs between calls")
     options = parser.parse_intermixed_args(arguments)
     function, profile, limit = COMMANDS[options.command]
@@ -278,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not paths:
         print("There is no notebook yet.")
         return 0
-    with kernel_environment(options.profile, options.keep_runs):
+    with kernel_environment(options.profile, options.keep_runs or options.command == "gpu"):
         return function(paths, options)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from PIL import Image
 
 import hygiene
 import notebooks as runner
@@ -133,6 +134,52 @@ def test_course_prints_a_table_and_fails_if_one_fails(
     assert "| 00_good | " in shown and " | passed |" in shown
     assert "| 01_slow | " in shown and " | failed |" in shown
     assert [path.name for path in (tmp_path / "build").iterdir()] == ["00_good.ipynb"]
+
+
+def test_a_run_on_a_gpu_leaves_what_the_notebook_showed(
+    save: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In profile ci, since it is the same way: one notebook under nbval, its seed, pictures and printed lines."""
+    monkeypatch.setenv("DEEPLAB_EDU_RUNS", str(tmp_path / "runs"))
+    shutil.copy(runner.NOTEBOOKS / "conftest.py", tmp_path)
+    seed = "from deeplab_edu.profiles import Profile\nprint('seed', Profile.load().seed)"
+    draw = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
+    path = save("02_page", code("x = 1"), code(seed), code(draw))
+    arguments = [
+        "gpu",
+        str(path),
+        "--profile",
+        "ci",
+        "--seed",
+        "3",
+        "--into",
+        str(tmp_path / "build" / "notebooks"),
+    ]
+    assert runner.main(arguments) == 0
+    folder = tmp_path / "build" / "gpu" / "02_page.seed3"
+    assert sorted(p.name for p in folder.iterdir()) == ["001.txt", "002.0.png", "02_page.json"]
+    assert Image.open(folder / "002.0.png").width > 100
+    result = json.loads((folder / "02_page.json").read_text())
+    assert result["measured"] == {"printed": {"1": "seed 3\n"}} and result["passed"]
+    assert result["command"] == "make gpu-course NOTEBOOK=02_page SEED=3"
+    failing = save("03_page", code("print('so far')\n1 / 0"))
+    assert runner.main(["gpu", str(failing), *arguments[2:]]) == 1
+    left = json.loads((tmp_path / "build" / "gpu" / "03_page.seed3" / "03_page.json").read_text())
+    assert not left["passed"] and left["measured"]["printed"] == {"0": "so far\n"}
+
+
+def test_a_run_on_a_gpu_is_one_notebook_and_needs_one(
+    save: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = [str(save(name, code("x = 1"))) for name in ("00_page", "01_page")]
+    assert runner.main(["gpu", *pages]) == 2
+    assert "make gpu-course NOTEBOOK=02_fcn SEED=0" in capsys.readouterr().out
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert runner.main(["gpu", pages[0]]) == 2
+    assert "Profile 'gpu' needs a CUDA device and torch sees none" in capsys.readouterr().out
 
 
 def test_clean_removes_what_differs_from_run_to_run(clean_page: Any) -> None:
