@@ -31,6 +31,11 @@ gpu-course: $(READY) ## NOTEBOOK=02_fcn SEED=0: one notebook, one seed, profile 
 	@$(if $(NOTEBOOK),,echo "Name one notebook: make gpu-course NOTEBOOK=02_fcn SEED=0"; exit 2;) $(PYTHON_IN_VENV) \
 	    tools/notebooks.py gpu --seed $(SEED) --limit $(LIMIT) notebooks/$(NOTEBOOK).ipynb
 
+site: $(READY) ## make web pages of the notebooks as they were executed, in build/site
+	@.venv/bin/sphinx-build -q -W --keep-going -c docs . build/site
+	@cp build/site/README.html build/site/index.html
+	@echo "open build/site/index.html"
+
 benchmarks: $(READY) ## measure all benchmarks anew (the machine should do nothing else), write docs/benchmarks.md
 	@$(PYTHON_IN_VENV) benchmarks/all.py $(ARGS)
 

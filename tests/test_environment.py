@@ -92,6 +92,7 @@ def test_makefile_has_the_documented_targets() -> None:
         "course",
         "gpu-course",
         "site",
+        "benchmarks",
         "stale",
         "format",
         "lint",
