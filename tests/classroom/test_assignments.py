@@ -195,6 +195,16 @@ def test_texts_state_points_and_minutes(name: str) -> None:
         )
 
 
+@every
+def test_questions_that_are_not_easy_have_a_folded_hint(name: str) -> None:
+    text = "\n".join(cell.source for cell in release(assignment(name)).cells if cell.cell_type == "markdown")
+    questions = re.split(r"^(?=## )", text, flags=re.M)
+    assert text.count("<details>") == text.count("</details>")
+    for question in questions:
+        if re.match(r"## Q.*, (middle|hard), ", question):
+            assert "<details><summary>Hint" in question, question.splitlines()[0]
+
+
 def test_the_teaching_guide_lists_every_assignment() -> None:
     guide = (SOURCES.parents[2] / "docs" / "teaching-guide.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| (a\d_\w+) \| (\d+) \| (\d+) \| (\d+) \|", guide, re.M)

@@ -280,6 +280,13 @@ CASES = {
         "its cell is missing or failed",
         extra="import builtins\nold = compile\nbuiltins.compile = lambda source, *a: old('pass', *a)",
     ),
+    "ipython_transformer": Case(
+        (0, 0),
+        "cell no. 1 raised NameError",
+        "def double(x): return 0",
+        "def half(x): return 0",
+        extra="get_ipython().input_transformers_cleanup.append(lambda lines: ['pass'])",
+    ),
     "patched_worker": Case(
         (0, 0),
         "no answer",
