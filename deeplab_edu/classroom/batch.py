@@ -24,7 +24,7 @@ SPARE_SECONDS = (
 
 
 def jobs_here() -> int:
-    """Submissions to grade at once: one a core and one for each 4 GB of the machine, since each may use 2; at most four."""
+    """Submissions to grade at once: one a core and one for each 4 GB of memory (each may use 2), at most four."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4e9
     return max(1, min(cores, int(memory // 3.8e9), 4))
