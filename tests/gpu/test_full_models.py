@@ -45,13 +45,6 @@ def built(model: str, recipe: Profile) -> nn.Module:
     return net
 
 
-@pytest.fixture
-def exact(monkeypatch):
-    """float32 that is float32: TF32 has ten bits of mantissa."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-
-
 def difference(ours: Tensor, theirs: Tensor) -> float:
     return float((ours.cpu() - theirs).norm() / theirs.norm())
 

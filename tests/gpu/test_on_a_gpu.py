@@ -16,7 +16,7 @@ from deeplab_edu.metrics import ConfusionMatrix, trimap
 from deeplab_edu.models import build_model
 from deeplab_edu.training import History, Settings, evaluate, fit
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact")]
 
 SETTINGS = Settings(iterations=12, batch_size=4, warmup=2, ema=0.9)
 
