@@ -1,4 +1,4 @@
-"""Every explorer in a real JupyterLab: by mouse, by keys, and by 200 random events each.
+"""Every explorer in a real JupyterLab: by mouse, by keys (one's own photograph: test_photograph.py), 200 random events.
 
 Screenshots before and after an interaction, 1200 and 800 pixels wide, are kept in build/screenshots.
 """
@@ -49,6 +49,7 @@ EXPLORERS = {
     "branches": "branches = explore_branches(v2, scenes)\nbranches",
     "decoder": "decoder = explore_decoder(v3, v3plus, scenes)\ndecoder",
     "crf": "crf = explore_crf(image, coarse, scenes.labels, DenseCRF(4, 16, 15, 3, 3))\ncrf",
+    "own": "own = explore_photograph({n: (m, scenes.labels) for n, m in (('v2', v2), ('v3', v3))}, longest=96)\nown",
 }
 EVENTS = 200
 
