@@ -120,7 +120,7 @@ def test_ours_stand_among_the_others_by_score(folder):
     assert names[lengths.index(60.0)] == "ours *" and "FCN8 *" in names and "FC-DenseNet103" in names
 
 
-@pytest.mark.parametrize("path", FOLDER.glob("ladder.*.json"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("ladder.*.json")), ids=lambda path: path.stem)
 def test_names_of_models_and_metrics_cover_a_recorded_ladder(path):
     """Whatever the experiment measures has a name in the figure."""
     recorded = load_result(path.stem)
