@@ -728,7 +728,7 @@ def explore_photograph(
     """
     from ipywidgets import FileUpload, Layout, Text
 
-    from deeplab_edu.widgets import ClickImage, Panel, choice, tick
+    from deeplab_edu.widgets import ClickImage, Panel, choice, class_key, tick
 
     hopper = get_sample_data("grace_hopper.jpg", asfileobj=False)
     desk = Desk(networks, pictures or {"photograph": fitted_picture(hopper, longest)})
@@ -741,21 +741,12 @@ def explore_photograph(
     views = [ClickImage(), ClickImage(), ClickImage()]
     last: dict[str, Any] = {"pixel": [0, 0], "image": None}
 
-    def take() -> None:
-        """What the reader has uploaded or named is laid on the desk, and chosen."""
-        if upload.value:
-            (file, *_), upload.value = upload.value, ()
-            name, source = file["name"], bytes(file["content"])
-        elif path.value:
-            name, source, path.value = Path(path.value).name, path.value, ""
-        else:
-            return
-        desk.lay(name, fitted_picture(source, longest))
-        picture.options = list(desk.pictures)
-        picture.value = name
-
     def redraw() -> str:
-        take()
+        if given := _handed_in(upload, path):
+            name, source = given
+            desk.lay(name, fitted_picture(source, longest))
+            picture.options = list(desk.pictures)
+            picture.value = name
         reading = desk.reading(network.value, picture.value)
         if last["image"] is not reading.image:
             rows, columns = reading.image.shape[1:]
@@ -766,9 +757,21 @@ def explore_photograph(
         if heat.options != (names := (LIKELIEST, *reading.labels.names)):
             heat.options = names
         _show_reading(views, reading, last["pixel"], heat.value, crf.value, effective.value)
-        return reading.sentence(last["pixel"], crf.value)
+        said = reading.sentence(last["pixel"], crf.value)
+        return f"{said} {class_key(reading.labels, reading.probabilities(crf.value).argmax(0))}"
 
     return Panel([network, picture, heat, crf, effective, upload, path], views, redraw)
+
+
+def _handed_in(upload: Any, path: Any) -> tuple[str, bytes | str] | None:
+    """Name and content of an uploaded file, or name and path of one that was named; both controls are empty then."""
+    if upload.value:
+        (file, *_), upload.value = upload.value, ()
+        return file["name"], bytes(file["content"])
+    if path.value:
+        named, path.value = path.value, ""
+        return Path(named).name, named
+    return None
 
 
 def _show_reading(
@@ -778,7 +781,8 @@ def _show_reading(
     likeliest = reading.labels.names[int(reading.probabilities(crf)[:, pixel[0], pixel[1]].argmax())]
     name = likeliest if heat == LIKELIEST else heat
     rows, columns = reading.image.shape[1:]
-    size = (3.7, 3.67 * rows / columns + 0.33) if columns >= rows else (3.7 * columns / rows + 0.06, 4.0)
+    side = 2.5 / max(rows, columns)  # inches a pixel; three pictures stand beside each other in a notebook
+    size = max(2.1, side * columns + 0.06), side * rows + 0.33
     views[0].show(
         f"Labels over the picture; the pixel is {likeliest}.",
         size,
