@@ -15,10 +15,11 @@ TOP = Path(__file__).resolve().parent.parent
 NEEDED = {"command", "profile", "date", "code", "seeds", "recipe", "machine", "measured"}
 
 
-LADDERS = [path for name in ("fcn_ladder", "deeplab_v1") for path in sorted(FOLDER.glob(f"{name}.*.json"))]
+STUDIES = ("fcn_ladder", "deeplab_v1", "deeplab_v2", "deeplab_v3")
+RECORDED = [path for name in STUDIES for path in sorted(FOLDER.glob(f"{name}.*.json"))]
 
 
-@pytest.mark.parametrize("path", LADDERS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", RECORDED, ids=lambda p: p.stem)
 def test_a_result_says_how_it_was_measured(path):
     result = json.loads(path.read_text())
     assert result.keys() >= NEEDED
