@@ -62,18 +62,21 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
+INSTALL = "-m uv pip install --quiet --compile-bytecode --python .venv/bin/python"
+
+
 def test_a_new_machine_gets_everything(machine: Machine) -> None:
     done = machine.setup(FAIL="-c import pydensecrf*")
     assert done.returncode == 0, done.stderr
     assert "-m venv .venv" in machine.calls
-    assert "-m uv pip install --quiet --python .venv/bin/python -c constraints.txt -e .[dev]" in machine.calls
+    assert f"{INSTALL} -c constraints.txt -e .[dev]" in machine.calls
     assert "-c constraints.txt pydensecrf2" in machine.calls
     assert "Note" not in done.stderr
 
 
 def test_newest_versions_on_demand(machine: Machine) -> None:
     assert machine.setup(FAIL="-c import pydensecrf*", NEWEST="1").returncode == 0
-    assert "-m uv pip install --quiet --python .venv/bin/python --upgrade -e .[dev]" in machine.calls
+    assert f"{INSTALL} --upgrade -e .[dev]" in machine.calls
     assert "--upgrade pydensecrf2" in machine.calls and "constraints.txt" not in machine.calls
 
 

@@ -58,8 +58,10 @@ install_all() {
     "$PY" -m uv --version >/dev/null 2>&1 || "$PY" -m pip install --quiet --disable-pip-version-check uv >&2 ||
         stop "pip could not install uv, which fetches the other packages (its own words are above)." \
             "Is this machine online? Behind a proxy, set HTTPS_PROXY. Then run the same command again"
+    # Compiled once: else each of the many processes that tests and kernels are compiles torch for itself where Python
+    # may write no bytecode, as in many containers (PYTHONDONTWRITEBYTECODE), two seconds every time.
     # shellcheck disable=SC2086  # two words
-    "$PY" -m uv pip install --quiet --python "$PY" $LIMITS -e ".[dev]" >&2 ||
+    "$PY" -m uv pip install --quiet --compile-bytecode --python "$PY" $LIMITS -e ".[dev]" >&2 ||
         stop "not every package could be installed (uv's own words are above)." \
             "Network: run the same command again, what has been fetched is kept. Disk: free some ('df -h .')." \
             "'No solution' or 'no wheel': this Python or machine has no such package; try make PYTHON=python3.12 lab" \
