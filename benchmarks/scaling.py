@@ -36,7 +36,7 @@ class Size:
 START = Size()
 CHANGES: dict[str, tuple[int, ...]] = {
     "side": (97, 129, 257, 321),
-    "batch": (1, 4, 8),
+    "batch": (4, 8),  # image pooling cannot train on one picture
     "output_stride": (32, 8),
     "classes": (2, 150),
 }

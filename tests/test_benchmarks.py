@@ -204,6 +204,7 @@ def test_scaling_changes_one_thing_at_a_time(timing, monkeypatch, capsys):
     for name, size in scaling.sizes().items():
         differ = [k for k, v in vars(size).items() if v != getattr(scaling.START, k)]
         assert len(differ) == 1 and name.startswith(differ[0].replace("_", " "))
+        assert size.batch > 1, "batch norm behind image pooling cannot train on one picture"
     small = scaling.Size(side=33, batch=2, output_stride=16, classes=3)
     monkeypatch.setattr(scaling, "START", small)
     monkeypatch.setattr(scaling, "CHANGES", {"side": (65,)})
