@@ -193,9 +193,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.write(body)
 
     def write(self, body: bytes):
+        self.world.sent += len(body)  # before: who has received it may ask at once
         self.wfile.write(body)
         self.wfile.flush()
-        self.world.sent += len(body)
 
     def part(self, start: int, body: bytes = CONTENT, stop: int | None = None):
         """The answer of a good server, perhaps broken off at byte `stop`."""
