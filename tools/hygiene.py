@@ -41,6 +41,7 @@ LINK = re.compile(
 )
 HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*$", re.MULTILINE)
 ABSOLUTE_PATH = re.compile(r"(?<![\w./:-])(?:/[\w.-]+){2,}/[\w.-]+|/(?:home|Users|tmp)/\w+|\b[A-Z]:\\\w+")
+EXPLORER = re.compile(r"^explore_\w+\(", re.MULTILINE)
 WARNINGS_HIDDEN = re.compile(r"\bfilterwarnings\(|\bsimplefilter\(|\bcatch_warnings\(")
 
 
@@ -285,6 +286,8 @@ def check_outputs(page: Page) -> Iterator[str]:
             yield f"{name} is tagged nbval-check-output but stores no output to check"
         if any(WIDGET_VIEW in output.get("data", {}) for output in cell.outputs):
             yield f"{name} stores a widget, which only a live kernel can show; run `tools/notebooks.py clean`"
+        if EXPLORER.search(cell.source) and not any("image/png" in o.get("data", {}) for o in cell.outputs):
+            yield f"{name} opens an explorer and stores no picture of it; run `tools/notebooks.py execute`"
 
 
 def check_absolute_paths(page: Page) -> Iterator[str]:

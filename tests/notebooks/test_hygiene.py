@@ -121,6 +121,7 @@ DEFECTS = {
     "wrote to stderr": insert("import sys", name="stderr", text="deprecated"),
     "is tagged nbval-check-output but stores no output": change(1, outputs=[]),
     "stores a widget": widget_view,
+    "opens an explorer and stores no picture": insert("explore_taps((2, 2, 2))"),
     "names a path of one machine: /home/ada": insert("open('/home/ada')"),
     "printed a path of one machine: /usr/lib/python3/x.py": insert(
         "x", name="stdout", text="File /usr/lib/python3/x.py:3"
