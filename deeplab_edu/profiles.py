@@ -76,7 +76,8 @@ class Profile:
         torch.set_num_threads(int(threads))
         if profile.device == "cuda" and not torch.cuda.is_available():
             raise ValueError(
-                "Profile 'gpu' needs a CUDA device and torch sees none; set DEEPLAB_EDU_PROFILE=cpu."
+                "Profile 'gpu' needs a CUDA device and torch sees none; set DEEPLAB_EDU_PROFILE=cpu "
+                "(or give --profile cpu)."
             )
         seed = os.environ.get(SEED) or "0"
         if not seed.isdigit():
