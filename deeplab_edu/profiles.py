@@ -165,9 +165,9 @@ PROFILES: dict[str, Profile] = {
             "07_context_gain": 0.2,
             "07_v3_miou": 0.24,
             "07_momentum_loss": 0.05,
-            "08_v3plus_miou": 0.16,
-            "08_thin_gain": 0.05,
-            "08_trimap3_gain": 0.03,
+            "08_v3plus_miou": 0.14,
+            "08_thin_gain": 0.03,
+            "08_trimap3_gain": 0.02,
             "09_miou": 0.085,
             "09_thin_gain": 0.04,
         },
@@ -184,7 +184,7 @@ PROFILES: dict[str, Profile] = {
         iterations=1200,
         model_options={"backbone": "tiny", "width": 16},
         learning_rate=8e-3,
-        recipe_of={"deeplab_v3plus": {"learning_rate": 1e-3}},  # more, and interiors are not learned
+        recipe_of={"deeplab_v3plus": {"learning_rate": 1e-3}},  # from random weights: notebook 08
         quiet=False,
         minutes={
             "00_start_here": 1,

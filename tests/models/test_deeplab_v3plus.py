@@ -109,7 +109,7 @@ def test_models_that_cannot_be_built(options, sentence):
         on_meta(**{"backbone": "tiny", **options})
 
 
-def test_full_size_training_step_needs_two_images():
+def test_training_needs_two_images():
     with pytest.raises(ValueError, match="batch norm cannot train on one image"):
         tiny().train()(torch.randn(1, 3, 33, 33))
 
