@@ -31,6 +31,7 @@ MODEL_NAMES = {
     "deeplab_v2": "v2",
     "deeplab_v3": "v3",
     "deeplab_v3plus": "v3+",
+    "deeplab_v3plus after v3": "v3+ after v3",
 }
 
 
