@@ -49,12 +49,24 @@ def machine() -> dict[str, Any]:
     packages = ("torch", "torchvision", "numpy")
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "processor": _processor(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "bf16": bf16_is_fast(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
     }
+
+
+def _processor() -> str:
+    """Name, family and model: two with the same capabilities may still round differently."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    name = said.get("model name", platform.machine())
+    return f"{name}, family {said['cpu family']}, model {said['model']}" if "cpu family" in said else name
 
 
 def code_digest(parts: Iterable[str] = DECIDES) -> str:

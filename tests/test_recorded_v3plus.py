@@ -26,8 +26,9 @@ def test_every_arm_was_measured_with_every_seed(study):
         assert {len(values) for values in measured[name].values()} == {len(seeds)}
         model = experiment.build(arm.model, CPU, 0, arm.options)
         assert set(measured[name]["parameters"]) == {sum(p.numel() for p in model.parameters())}
-    first, second = experiment.recipes(CPU)
-    assert RECORDED["recipe"] == {"encoder": asdict(first), "arms": asdict(second)}
+    for part, settings in zip(("encoder", "arms"), experiment.recipes(CPU), strict=True):
+        recorded = RECORDED["recipe"][part]
+        assert asdict(settings).items() >= recorded.items()  # a setting may have come since, at its default
 
 
 def test_the_control_has_nearly_the_parameters_of_what_it_controls():
