@@ -73,7 +73,6 @@ class Profile:
             raise ValueError(
                 f"{THREADS} is {threads!r}; set it to a positive number of threads, or leave it unset."
             )
-        torch.set_num_threads(int(threads))
         if profile.device == "cuda" and not torch.cuda.is_available():
             raise ValueError(
                 "Profile 'gpu' needs a CUDA device and torch sees none; set DEEPLAB_EDU_PROFILE=cpu "
@@ -82,6 +81,7 @@ class Profile:
         seed = os.environ.get(SEED) or "0"
         if not seed.isdigit():
             raise ValueError(f"{SEED} is {seed!r}; set it to a whole number from 0 up, or leave it unset.")
+        torch.set_num_threads(int(threads))  # last: a refused profile changes nothing
         return replace(profile, seed=int(seed)) if int(seed) else profile
 
     def of(self, model: str, backbone: str | None = None) -> "Profile":

@@ -49,8 +49,10 @@ def test_an_unknown_name_lists_the_choices(where, monkeypatch):
 
 def test_gpu_without_a_gpu_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = torch.get_num_threads()
     with pytest.raises(ValueError, match=r"needs a CUDA device .* set DEEPLAB_EDU_PROFILE=cpu"):
         Profile.load("gpu")
+    assert torch.get_num_threads() == before
 
 
 def test_threads_are_the_profile_s_unless_the_variable_says_otherwise(monkeypatch):
