@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -420,9 +421,12 @@ def explore_output_stride(
     from deeplab_edu.widgets import ClickImage, Panel, choice
 
     stride = choice("output stride", list(strides), strides[len(strides) // 2])
-    size = choice("image side, px", [257, 321, 513, 769], 513)
+    sides = [257, 321, 513, 769]
+    size = choice("image side, px", sides, 513)
     units, bars = ClickImage(), ClickImage()
     costs = cache(lambda stride, size: cost(build(stride), (size, size)))
+    for pair in product(strides, sides):  # a second now, so that a moved control is answered at once
+        costs(*pair)
 
     @cache
     def picture(side: int) -> Any:
