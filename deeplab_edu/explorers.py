@@ -390,6 +390,8 @@ def explore_aspp(image: Tensor | None = None, size: int = 513, pixel: tuple[int,
     views = [ClickImage(extent=[size, size], pixel=start, step=stride.value) for _ in range(5)]
     last = {"pixel": start}
     branches = cache(Branches)
+    for output_stride in (8, 16, 32):  # traced now, so that a moved control is answered at once
+        branches(output_stride, RATES[rates.value], size)
 
     def redraw() -> str:
         last["pixel"] = follow(views, last["pixel"])
