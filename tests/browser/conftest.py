@@ -142,7 +142,9 @@ class Lab:
             timeout=120_000,
         )
         # JupyterLab asks a new kernel for its widgets; one that has not imported ipywidgets yet knows none
-        page.evaluate("() => { window.failures = window.failures.filter(t => !t.startsWith('No such comm')); }")
+        page.evaluate(
+            "() => { window.failures = window.failures.filter(t => !t.startsWith('No such comm')); }"
+        )
 
     def ask(self, expression: str) -> str:
         """What the kernel answers to `print(expression)`, once it has done all that it was asked before."""
