@@ -51,7 +51,7 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 @each_network
 def test_steps_at_full_size_in_bfloat16(model, backbone):
-    """Two steps of the recipe: every weight moves, and stays a number."""
+    """Two steps of the recipe: every weight moves, but FCN's fixed bilinear kernels, and stays a number."""
     recipe = PROFILES["gpu"].of(model, backbone)
     settings = replace(Settings.from_profile(recipe, model), warmup=0)
     net = built(model, recipe).cuda()
@@ -63,7 +63,7 @@ def test_steps_at_full_size_in_bfloat16(model, backbone):
     print(f"{model}: {settings.batch_size / seconds:.0f} images/s after one step, {peak:.1f} GiB at the peak")
     for name, value in net.named_parameters():
         assert value.isfinite().all(), name
-        assert not torch.equal(value, before[name]), name
+        assert torch.equal(value, before[name]) != value.requires_grad, name
     net.eval()
     images = normalize(stack(scenes, [0, 1])[0])
     with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16):
@@ -87,19 +87,25 @@ def test_logits_at_full_size_are_those_of_a_cpu(model, backbone, exact):
 
 
 @each_network
-def test_gradients_are_those_of_a_cpu(model, backbone, exact):
-    """Of the whole full network, on smaller pictures; without dropout, and with stored statistics: rounding alone."""
+def test_gradients_are_those_of_a_cpu(model, backbone):
+    """Of the whole full network, on smaller pictures; without dropout, and with stored statistics: rounding alone.
+
+    In float64: in float32 rounding turns some of a deep network's units on or off, and gradients differ by 5 %.
+    """
     recipe = PROFILES["gpu"].of(model, backbone)
-    net = built(model, recipe).eval()
+    net = built(model, recipe).eval().double()
     images, masks = stack(SceneDataset("full", size=129, length=2), [0, 1])
+    trained = sum(p.requires_grad for p in net.parameters())
 
     def gradients(device: str) -> list[Tensor]:
         net.to(device).zero_grad()
-        nn.functional.cross_entropy(net(normalize(images.to(device))), masks.to(device)).backward()
-        return [p.grad.cpu() for p in net.parameters() if p.grad is not None]
+        logits = net(normalize(images.to(device)).double())
+        nn.functional.cross_entropy(logits, masks.to(device)).backward()
+        # copies: a network that moves takes its gradients along
+        return [p.grad.detach().clone().cpu() for p in net.parameters() if p.grad is not None]
 
     expected = gradients("cpu")
     found = gradients("cuda")
-    assert len(found) == len(expected) == len(list(net.parameters()))
+    assert len(found) == len(expected) == trained
     whole = [torch.cat([g.flatten() for g in each]) for each in (found, expected)]
-    assert whole[1].norm() > 0 and difference(*whole) < 1e-2
+    assert whole[1].norm() > 0 and difference(*whole) < 1e-6
