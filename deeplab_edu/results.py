@@ -9,6 +9,7 @@ import hashlib
 import json
 import platform
 import statistics
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import date
 from importlib.metadata import version
@@ -85,13 +86,19 @@ def code_digest(parts: Iterable[str] = DECIDES) -> str:
 
 
 def meaning(source: str) -> str:
-    """Python source as a tree in words, without comments, docstrings and other strings that stand for themselves."""
+    """Python source as a tree in words, without comments, docstrings and other strings that stand for themselves.
+
+    The words are those of Python 3.11, whichever Python says them: a result of one machine is compared on another.
+    """
     tree = ast.parse(source)
     for node in ast.walk(tree):
+        if getattr(node, "type_params", None) == []:  # of each function and class from Python 3.12 on
+            del node.type_params  # type: ignore[attr-defined]
         if isinstance(body := getattr(node, "body", None), list):
             kept = [n for n in body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
             node.body = kept  # type: ignore[attr-defined]
-    return ast.dump(tree)
+    empty: dict[str, Any] = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(tree, **empty)
 
 
 def save_result(
