@@ -34,11 +34,22 @@ def torchvisions() -> nn.Module:
     return deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES)
 
 
+def set_own_rate(unit: nn.Module, rate: int) -> None:
+    """Of a unit that would stride, `rate` is what the strides before it left. SMP dilates all of it further.
+
+    Its 1x1 convolutions, too: that changes no number, but torch then computes them with another library.
+    """
+    for conv in unit.modules():
+        if isinstance(conv, nn.Conv2d):
+            conv.dilation = (rate, rate)
+    unit.get_submodule("conv2").padding = (rate, rate)  # type: ignore[assignment]
+
+
 def smps_v3() -> nn.Module:
     """Without its two deviations: the strided units' own rates, and corners that are aligned."""
     net = smp.DeepLabV3("resnet50", encoder_weights=None, classes=CLASSES, encoder_output_stride=8)
-    for layer, rate in ((net.encoder.layer3, 1), (net.encoder.layer4, 2)):
-        layer[0].conv2.dilation = layer[0].conv2.padding = (rate, rate)
+    set_own_rate(net.encoder.layer3[0], 1)
+    set_own_rate(net.encoder.layer4[0], 2)
     net.requires_divisible_input_shape = False
     net.segmentation_head[1] = nn.Upsample(size=(SIZE, SIZE), mode="bilinear", align_corners=False)
     return net
@@ -47,7 +58,7 @@ def smps_v3() -> nn.Module:
 def smps_v3plus() -> nn.Module:
     """Without its two deviations, as above; dropout is the paper's."""
     net = smp.DeepLabV3Plus("resnet50", encoder_weights=None, classes=CLASSES, decoder_aspp_dropout=0.1)
-    net.encoder.layer4[0].conv2.dilation = net.encoder.layer4[0].conv2.padding = (1, 1)
+    set_own_rate(net.encoder.layer4[0], 1)
     net.requires_divisible_input_shape = False
     stride4 = (SIZE + 3) // 4
     net.decoder.up = nn.Upsample(size=(stride4, stride4), mode="bilinear", align_corners=True)
