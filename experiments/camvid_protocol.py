@@ -11,11 +11,15 @@
 Both from ImageNet weights (weights/mobilenet_v2_imagenet_tf.pth in the data folder, or --weights FILE) and from
 scratch; --start runs one of them. What is measured is kept under build/camvid_protocol/ step by step, with overlays,
 and gathered in results/camvid_protocol.json: an interrupted command goes on where it was, and never scores again.
+experiments/camvid_recipes.py says what other recipes give on the held-out drive.
+
+On a GPU, and larger: `--device cuda --backbone resnet50 --full-resolution --iterations 6000`, which has its own result.
 """
 
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +36,7 @@ from deeplab_edu.data.photos import PhotoDataset
 from deeplab_edu.inference import segment
 from deeplab_edu.metrics import ConfusionMatrix
 from deeplab_edu.models import build_model
-from deeplab_edu.profiles import Profile
+from deeplab_edu.profiles import PROFILES, Profile
 from deeplab_edu.results import code_digest, save_result
 from deeplab_edu.training import Settings, fit, write_atomically
 
@@ -69,17 +73,27 @@ def drives(held_out: bool, transforms: Any) -> PhotoDataset:
     return PhotoDataset(name, "train", pairs, everything.labels, void=everything.void, transforms=transforms)
 
 
-def build(start: str, weights: Path, num_classes: int, seed: int) -> nn.Module:
+def build(
+    start: str,
+    weights: Path | None,
+    num_classes: int,
+    seed: int,
+    backbone: str = "mobilenet_v2",
+    full: bool = False,
+) -> nn.Module:
+    """DeepLab v3+; from ImageNet, with the `weights` of its backbone, or those that torchvision downloads."""
     torch.manual_seed(seed)
-    pretrained = str(weights) if start == "imagenet" else False
-    options = {"backbone": "mobilenet_v2", "rates": ASPP_RATES, "pretrained": pretrained}
-    return HalfResolution(build_model("deeplab_v3plus", num_classes, **options))
+    pretrained = (str(weights) if weights else True) if start == "imagenet" else False
+    options = {"backbone": backbone, "rates": ASPP_RATES, "pretrained": pretrained}
+    model = build_model("deeplab_v3plus", num_classes, **options)
+    return model if full else HalfResolution(model)
 
 
-def recipe(iterations: int, rate: float, seed: int) -> Settings:
-    """In float32: depthwise convolutions in bfloat16 take ten times as long on a CPU."""
-    changes = {"learning_rate": rate, "seed": seed, "precision": "float32", "loss_stride": 2}
-    return Settings.from_profile(Profile.load("cpu"), iterations=iterations, **changes)
+def recipe(iterations: int, rate: float, seed: int, device: str = "cpu") -> Settings:
+    """On a CPU in float32: depthwise convolutions in bfloat16 take ten times as long there."""
+    there = {"cpu": {"precision": "float32"}, "cuda": {"precision": "auto", "workers": 8}}[device]
+    changes = {"learning_rate": rate, "seed": seed, "loss_stride": 2, **there}
+    return Settings.from_profile(PROFILES["cpu"], iterations=iterations, **changes)
 
 
 def per_class(model: nn.Module, data: PhotoDataset, **views: Any) -> dict[str, Any]:
@@ -110,8 +124,10 @@ class Arm:
         return self.measured[name]
 
     def train(self, data: PhotoDataset, iterations: int, rate: float) -> nn.Module:
-        model = build(self.start, self.arguments.weights, data.labels.num_classes, self.arguments.seed)
-        settings = recipe(iterations, rate, self.arguments.seed)
+        made = self.arguments
+        larger = {"backbone": made.backbone, "full": made.full_resolution}
+        model = build(self.start, made.weights, data.labels.num_classes, made.seed, **larger).to(made.device)
+        settings = recipe(iterations, rate, made.seed, made.device)
         name, runs = f"camvid-{self.start}", self.arguments.runs
         history = fit(model, data, None, settings, name=name, runs=runs, quiet=True)
         print(f"{self.start}, learning rate {rate:g}, {len(data)} pictures: {history}", flush=True)
@@ -138,25 +154,39 @@ class Arm:
         test = open_dataset("camvid", "test")
         self.once("test", lambda: per_class(model, test))
         self.once("test, scales and flip", lambda: per_class(model, test, scales=SCALES, flip=True))
-        title = f"v3+ MobileNetV2, {'ImageNet' if self.start == 'imagenet' else 'scratch'}"
+        title = f"v3+ {self.arguments.backbone}, {'ImageNet' if self.start == 'imagenet' else 'scratch'}"
         draw_examples(model, test, BUILD / self.start, title)
 
 
 def part_file(start: str, arguments: argparse.Namespace) -> Path:
-    return BUILD / f"{start}-{arguments.iterations}-{arguments.seed}-{code_digest()}.json"
+    parts = (result_name(arguments), start, arguments.iterations, arguments.seed, code_digest())
+    return BUILD / ("-".join(map(str, parts)) + ".json")
+
+
+def result_name(arguments: argparse.Namespace) -> str:
+    """That of the small network on a CPU, or with what is different in its name."""
+    larger = [arguments.backbone, "full" if arguments.full_resolution else "half", arguments.device]
+    return (
+        "camvid_protocol"
+        if larger == ["mobilenet_v2", "half", "cpu"]
+        else ".".join(["camvid_protocol", *larger])
+    )
 
 
 def gather(arguments: argparse.Namespace) -> None:
-    """results/camvid_protocol.json from what the arms have measured so far, in this process or another."""
+    """The result file from what the arms have measured so far, in this process or another."""
     files = {start: part_file(start, arguments) for start in RATES}
     measured = {start: json.loads(file.read_text()) for start, file in files.items() if file.exists()}
-    command = (
-        f"python experiments/camvid_protocol.py --iterations {arguments.iterations} --seed {arguments.seed}"
-    )
-    shared = asdict(recipe(arguments.iterations, 1.0, arguments.seed))
+    name = result_name(arguments)
+    words = ["python experiments/camvid_protocol.py", f"--iterations {arguments.iterations}"]
+    words += [f"--seed {arguments.seed}"]
+    if name != "camvid_protocol":
+        words += [f"--device {arguments.device}", f"--backbone {arguments.backbone}"]
+        words += ["--full-resolution"] * arguments.full_resolution
+    shared = asdict(recipe(arguments.iterations, 1.0, arguments.seed, arguments.device))
     del shared["learning_rate"]  # it is the arm's, "chosen"
-    seeds = [arguments.seed]
-    save_result("camvid_protocol", command, Profile.load("cpu"), measured, seeds=seeds, recipe=shared)
+    profile = PROFILES["gpu" if arguments.device == "cuda" else "cpu"]
+    save_result(name, " ".join(words), profile, measured, seeds=[arguments.seed], recipe=shared)
 
 
 def main() -> None:
@@ -167,13 +197,22 @@ def main() -> None:
         "--start", choices=RATES, help="one of the two starts; default: both, one after another"
     )
     parser.add_argument("--runs", type=Path, help="folder of training runs; default: the usual one")
-    default = Path(os.environ.get("DEEPLAB_EDU_DATA", ".")) / "weights/mobilenet_v2_imagenet_tf.pth"
-    parser.add_argument("--weights", type=Path, default=default, help="ImageNet weights of MobileNetV2")
+    parser.add_argument("--weights", type=Path, help="ImageNet weights of the backbone")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--backbone", default="mobilenet_v2", help="another than mobilenet_v2")
+    parser.add_argument("--full-resolution", action="store_true", help="do not halve the pictures")
     arguments = parser.parse_args()
+    if arguments.backbone == "mobilenet_v2" and not arguments.weights:
+        folder = Path(os.environ.get("DEEPLAB_EDU_DATA", "."))
+        arguments.weights = folder / "weights/mobilenet_v2_imagenet_tf.pth"
+    Profile.load("gpu" if arguments.device == "cuda" else "cpu")  # says what is missing; sets the threads
     for start in [arguments.start] if arguments.start else RATES:
         Arm(start, arguments).run()
         gather(arguments)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (KeyboardInterrupt, ValueError) as error:
+        sys.exit(str(error))
