@@ -9,6 +9,7 @@ be missing, with its command.
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import nbformat
@@ -181,6 +182,22 @@ def notebook_times() -> str:
     return "\n\n".join([table(["notebook", *columns], [*rows, ("together", *totals)]), *notes])
 
 
+def full_size_table() -> str:
+    """Training on a GPU, from results/full_size_*.json: a mean over seeds of what each run itself measured."""
+    rows = []
+    for path in sorted(results.FOLDER.glob("full_size_*.json")):
+        result = results.load_result(path.stem)
+        measured = {name: fmean(values) for name, values in result["measured"].items()}
+        size = f"{result['recipe']['batch_size']} x {result['image_size']} px"
+        cost = [f"{measured['images_per_second']:.0f}", f"{measured['peak_gib']:.1f}"]
+        rows.append(
+            (f"{result['model']}, {result['backbone']}", result["devices"][0], size, *cost, result["date"])
+        )
+    if not rows:
+        return "Not recorded yet: docs/on-a-gpu.md."
+    return table(["network", "device", "batch", "training, images/s", "peak GiB", "date"], rows)
+
+
 def page() -> str:
     """The whole of docs/benchmarks.md."""
     head = (
@@ -191,7 +208,11 @@ def page() -> str:
         "No test asserts\na speed: how fast a machine is, is not a property of the code."
     )
     times = f"## Seconds of each notebook\n\nOn the machine that executed it, training included.\n\n{notebook_times()}"
-    return "\n\n".join([head, *map(section, SECTIONS), times]) + "\n"
+    on_a_gpu = (
+        "## At full size, on a GPU\n\nbfloat16, scenes drawn on the way: [on a GPU](on-a-gpu.md).\n\n"
+        + full_size_table()
+    )
+    return "\n\n".join([head, *map(section, SECTIONS), on_a_gpu, times]) + "\n"
 
 
 def main() -> None:

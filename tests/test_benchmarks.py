@@ -173,6 +173,17 @@ def test_what_is_not_recorded_is_said_with_its_command(report, monkeypatch, tmp_
     assert report.section("models").endswith("Not recorded yet: `python benchmarks/models.py --save`.")
 
 
+def test_runs_on_a_gpu_by_hand(report, monkeypatch, tmp_path):
+    monkeypatch.setattr("deeplab_edu.results.FOLDER", tmp_path)
+    assert report.full_size_table() == "Not recorded yet: docs/on-a-gpu.md."
+    result = {"model": "fcn8s", "backbone": "tiny", "recipe": {"batch_size": 4}, "image_size": 65}
+    result |= {"devices": ["a GPU", "a GPU"], "date": "2026-01-02"}
+    result["measured"] = {"images_per_second": [10.0, 20.0], "peak_gib": [1.0, 1.5]}
+    (tmp_path / "full_size_fcn8s.tiny.json").write_text(json.dumps(result))
+    row = report.full_size_table().splitlines()[-1]
+    assert row == "| fcn8s, tiny | a GPU | 4 x 65 px | 15 | 1.2 | 2026-01-02 |"
+
+
 def test_ratios_of_models_by_hand(report):
     seconds = {"ours": [2.0, 2.0], "theirs": [1.0, 1.0]}
     cost = {"parameters": 3_000_000, "multiply-adds": 4e9}
