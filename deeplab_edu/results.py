@@ -200,9 +200,10 @@ def provenance(record: Mapping[str, Any]) -> str:
 
 
 def spread(values: Iterable[float]) -> str:
-    """Mean and range over seeds, in points: '17.1 (16.4 to 17.6)'."""
+    """Mean and range over seeds, in points: '17.1 (16.4 to 17.6)'; of one seed '17.1'."""
     points = [100 * v for v in values]
-    return f"{statistics.mean(points):.1f} ({min(points):.1f} to {max(points):.1f})"
+    seeds = f" ({min(points):.1f} to {max(points):.1f})" if len(points) > 1 else ""
+    return f"{statistics.mean(points):.1f}{seeds}"
 
 
 SCORES = {  # of a run at full size: metric -> how it is called
@@ -251,7 +252,7 @@ def full_size_text(result: Mapping[str, Any]) -> str:
         f"{', '.join(dict.fromkeys(result['devices']))}; {runs}: {_range(measured['minutes'])} min, "
         f"{_range(measured['steps'], '.0f')} steps of {result['recipe']['batch_size']} scenes, "
         f"{_range(measured['images_per_second'])} images/s, {peak}",
-        f"IoU on {result['test_scenes']} test scenes, points, mean (range over seeds):",
+        f"IoU on {result['test_scenes']} test scenes, points{', mean (range over seeds)' if len(seeds) > 1 else ''}:",
         *(f"  {name:12s}{spread(measured[key])}" for key, name in SCORES.items() if key in measured),
         f"made by: {result['command']}",
     ]

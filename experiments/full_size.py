@@ -168,7 +168,7 @@ def draw(model: nn.Module, test: SceneDataset, title: str) -> Figure:
         masks += [target, found]
     for ax, text in zip(axes[:, 0], ("picture", "truth", "the model", "wrong pixels"), strict=True):
         ax.set_ylabel(text)
-    figure.suptitle(f"{title}: on average {sum(wrong) / len(wrong):.1f} % of the pixels are wrong")
+    figure.suptitle(f"{title}: {sum(wrong) / len(wrong):.1f} % of the pixels of these scenes are wrong")
     add_class_legend(figure, test.labels, masks, columns=6)
     return figure
 

@@ -161,7 +161,7 @@ def test_the_digest_leaves_out_what_only_shows_numbers(package, file):
 
 def test_spread_by_hand():
     assert spread([0.164, 0.173, 0.176]) == "17.1 (16.4 to 17.6)"
-    assert spread([0.5]) == "50.0 (50.0 to 50.0)"
+    assert spread([0.5]) == "50.0"
     assert spread(value for value in (1.0, 0.0)) == "50.0 (0.0 to 100.0)"
 
 
