@@ -27,7 +27,7 @@ MINUTES: dict[str, dict[str, float]] = {
         "06_deeplab_v2_aspp": 5,
         "07_deeplab_v3": 3,
         "08_deeplab_v3plus": 5,
-        "09_results_and_your_images": 4,
+        "09_results_and_your_images": 5,
         "appendix_parity": 0.5,
     },
     "gpu": {"00_start_here": 1},

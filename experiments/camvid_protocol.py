@@ -49,6 +49,7 @@ CROP = train_transforms(
 )  # never padded: batch norm would count padding that no test has
 ASPP_RATES = (2, 4, 6)  # 6, 12, 18 belong to maps of 33 x 33 units; these are of 9 x 9, in test 13 x 16
 BUILD = Path("build/camvid_protocol")
+CODE = code_digest()  # now: files may change in the hour that this takes
 
 
 class HalfResolution(nn.Module):
@@ -159,7 +160,7 @@ class Arm:
 
 
 def part_file(start: str, arguments: argparse.Namespace) -> Path:
-    parts = (result_name(arguments), start, arguments.iterations, arguments.seed, code_digest())
+    parts = (result_name(arguments), start, arguments.iterations, arguments.seed, CODE)
     return BUILD / ("-".join(map(str, parts)) + ".json")
 
 
