@@ -218,7 +218,7 @@ SCORES = {  # of a run at full size: metric -> how it is called
 }
 
 
-def show_full_size(model: str, *, folder: Path | None = None) -> None:
+def show_full_size(model: str, *, pictures: bool = True, folder: Path | None = None) -> None:
     """Print what a GPU recorded of `model` (results/full_size_MODEL.BACKBONE.json), with the picture beside each file.
 
     Where nothing is recorded it says so, and by what command it would be. Raises ValueError: an unknown model.
@@ -233,7 +233,7 @@ def show_full_size(model: str, *, folder: Path | None = None) -> None:
         )
     for path in paths:
         print(full_size_text(json.loads(path.read_text())))
-        if (picture := path.with_suffix(".png")).exists():
+        if pictures and (picture := path.with_suffix(".png")).exists():
             from IPython.display import Image, display
 
             display(Image(picture.read_bytes(), alt=f"Test scenes, their labels, and those of {path.stem}"))
