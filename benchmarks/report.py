@@ -107,8 +107,8 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Measured], str]]] = {  # benchmark
     "models": (
         "Networks beside torchvision's and segmentation-models-pytorch's",
         "Equal architecture, equal weights, equal logits. Speed is theirs over ours in time: above 1, ours is faster. "
-        "Memory is ours over theirs, and differs by some percent from process to process; parameters and multiply-adds are "
-        "the same.",
+        "Memory is ours over theirs, and differs by some percent from process to process; parameters and multiply-adds "
+        "are the same.",
         models_table,
     ),
     "training_step": (
