@@ -53,13 +53,12 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     default = Path(os.environ.get("DEEPLAB_EDU_DATA", ".")) / "weights/mobilenet_v2_imagenet_tf.pth"
     parser.add_argument("--weights", type=Path, default=default, help="ImageNet weights of MobileNetV2")
-    parser.add_argument("recipes", nargs="*", help="some of them; default: all")
     options = parser.parse_args()
     profile = PROFILES["gpu" if options.device == "cuda" else "cpu"]
     torch.set_num_threads(profile.threads)
     measured: dict[str, Any] = {}
-    for name in options.recipes or RECIPES:
-        measured[name] = score(options.weights, options.device, **RECIPES[name])
+    for name, changes in RECIPES.items():
+        measured[name] = score(options.weights, options.device, **changes)
         print(f"{name}: held-out mIoU {measured[name]['miou']:.3f}", flush=True)
         command = f"python experiments/camvid_recipes.py --device {options.device}"
         facts = {"seeds": [0], "recipe": asdict(protocol.recipe(STEPS, RATE, seed=0))}

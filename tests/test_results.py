@@ -1,5 +1,6 @@
 """Results: what is written can be read, says where it comes from, and notices that the code has changed."""
 
+import ast
 import json
 import shutil
 from datetime import date
@@ -18,6 +19,7 @@ from deeplab_edu.results import (
     code_digest,
     load_result,
     machine,
+    meaning,
     replace_arms,
     save_result,
     show_full_size,
@@ -157,6 +159,27 @@ def test_the_digest_leaves_out_what_only_shows_numbers(package, file):
     before = code_digest()
     (package / file).write_text("changed = True\n")
     assert code_digest() == before
+
+
+def test_code_means_the_same_to_a_newer_python(monkeypatch):
+    """Python 3.12 gives each function and class a list of its type parameters; older ones have none."""
+    source = "def f(x):\n    return x\n\n\nclass A:\n    def g(self): ...\n"
+    before, parse, kinds = meaning(source), ast.parse, (ast.FunctionDef, ast.ClassDef)
+
+    def newer(text: str) -> ast.Module:
+        tree = parse(text)
+        for node in ast.walk(tree):
+            if isinstance(node, kinds):
+                node.type_params = []
+        return tree
+
+    with monkeypatch.context() as patch:  # left before anything is asserted: pytest reads code by ast, too
+        for kind in kinds:
+            patch.setattr(kind, "_fields", tuple(dict.fromkeys((*kind._fields, "type_params"))))
+        patch.setattr(ast, "parse", newer)
+        dumped, after = ast.dump(newer(source)), meaning(source)
+    assert "type_params" in dumped
+    assert after == before
 
 
 def test_spread_by_hand():

@@ -175,3 +175,11 @@ def test_nothing_asked_for():
         SceneDataset(length=0)
     with pytest.raises(IndexError, match="has scenes 0 to 4; asked for"):
         SceneDataset(length=5, size=32)[5]
+
+
+@pytest.mark.parametrize("at_once", [1, 7])
+def test_pixels_do_not_depend_on_how_many_draws_are_made_at_once(monkeypatch, at_once):
+    expected = make_scenes(range(3), "full", size=40)
+    monkeypatch.setattr("deeplab_edu.data.scenes._Dice.DRAWS", at_once)
+    found = make_scenes(range(3), "full", size=40)
+    assert torch.equal(found.images, expected.images) and torch.equal(found.labels, expected.labels)
