@@ -101,26 +101,31 @@ def _paired(record: Record, ours: Mapping[str, Any]) -> list[tuple[float, float]
     return list(zip(with_it, without, strict=False))  # an interrupted record may hold one arm more often
 
 
-CAMVID = {  # title: result, and where in it the score stands
-    "FCN-8s tiny": ("camvid_tiny", ()),
-    "v3+ MobileNetV2, half size": ("camvid_protocol", ("scratch", "test")),
-    "the same, scales and flips": ("camvid_protocol", ("scratch", "test, scales and flip")),
-    "v3+ MobileNetV2, half size *": ("camvid_protocol", ("imagenet", "test")),
-    "the same, scales and flips *": ("camvid_protocol", ("imagenet", "test, scales and flip")),
+CAMVID_NETWORKS = {"mobilenet_v2": "MobileNetV2", "resnet50": "ResNet-50", "resnet101": "ResNet-101"}
+CAMVID_ARMS = {  # start, scored: how a title ends
+    ("scratch", "test"): "{resolution} size",
+    ("scratch", "test, scales and flip"): "scales and flips",
+    ("imagenet", "test"): "{resolution} size *",
+    ("imagenet", "test, scales and flip"): "scales and flips *",
 }
 
 
 def camvid_scores(*, folder: Path | None = None) -> dict[str, tuple[Record, dict[str, Any]]]:
-    """Our scores on CamVid's test pictures, as far as they are recorded: title -> the record, and its scores."""
+    """Our scores on CamVid's test pictures, as far as they are recorded: title -> the record, and its scores.
+
+    FCN-8s of notebook 02, and v3+ by experiments/camvid_protocol.py with each backbone and resolution that is there. A
+    star says that ImageNet weights were the start. Scores of several seeds are their mean.
+    """
     found = {}
-    for title, (name, path) in CAMVID.items():
-        try:
-            record = load_result(name, folder=folder)
-        except FileNotFoundError:
+    for path in sorted((folder or FOLDER).glob("camvid_*.json")):
+        record = load_result(path.stem, folder=folder)
+        if path.stem == "camvid_tiny":
+            found["FCN-8s tiny"] = (record, record["measured"])
+        if path.stem.split(".")[0] != "camvid_protocol":
             continue
-        scores = record["measured"]
-        for step in path:
-            scores = scores.get(step, {})
-        if scores:
-            found[title] = (record, scores)
+        network = record.get("backbone", "mobilenet_v2")
+        for (start, scored), end in CAMVID_ARMS.items():
+            if scores := record["measured"].get(start, {}).get(scored):
+                end = end.format(resolution=record.get("resolution", "half"))
+                found[f"v3+ {CAMVID_NETWORKS.get(network, network)}, {end}"] = (record, scores)
     return found

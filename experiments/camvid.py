@@ -27,7 +27,7 @@ def draw_examples(model: torch.nn.Module, test, folder: Path, title: str, every:
     """Photographs beside truth and prediction, for the eye; they stay out of the repository."""
     use_style()
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = range(10, len(test), every)
+    chosen = range(min(10, len(test) - 1), len(test), every)
     figure, axes = plt.subplots(
         len(chosen), 3, figsize=(11, 2.8 * len(chosen)), layout="constrained", squeeze=False
     )

@@ -14,13 +14,16 @@ and gathered in results/camvid_protocol.json: an interrupted command goes on whe
 experiments/camvid_recipes.py says what other recipes give on the held-out drive.
 
 On a GPU, and larger: `--device cuda --backbone resnet50 --full-resolution --iterations 6000`, which has its own result.
+Another `--seed` joins those that are there: what stands under "measured" is then the mean, and "by_seed" has each.
+Notebook 09 shows every such result beside published ones.
 """
 
 import argparse
 import json
 import os
+import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -111,7 +114,7 @@ class Arm:
 
     def __init__(self, start: str, arguments: argparse.Namespace) -> None:
         self.start, self.arguments = start, arguments
-        self.file = part_file(start, arguments)
+        self.file = part_file(start, arguments, arguments.seed)
         self.measured: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
 
     def once(self, name: str, measure: Callable[[], Any]) -> Any:
@@ -159,8 +162,8 @@ class Arm:
         draw_examples(model, test, BUILD / self.start, title)
 
 
-def part_file(start: str, arguments: argparse.Namespace) -> Path:
-    parts = (result_name(arguments), start, arguments.iterations, arguments.seed, CODE)
+def part_file(start: str, arguments: argparse.Namespace, seed: int | str) -> Path:
+    parts = (result_name(arguments), start, arguments.iterations, seed, CODE)
     return BUILD / ("-".join(map(str, parts)) + ".json")
 
 
@@ -174,10 +177,29 @@ def result_name(arguments: argparse.Namespace) -> str:
     )
 
 
+def mean(values: Sequence[Any]) -> Any:
+    """Of numbers, or of what stands under the keys that all have; what differs between seeds otherwise, as a list."""
+    if all(isinstance(value, dict) for value in values):
+        shared = [key for key in values[0] if all(key in value for value in values)]
+        return {key: mean([value[key] for value in values]) for key in shared}
+    return statistics.fmean(values)
+
+
+def by_seed(start: str, arguments: argparse.Namespace) -> dict[int, dict[str, Any]]:
+    """What each seed has measured so far with this start, in this process or another."""
+    name = part_file(start, arguments, "*").name
+    files = {int(file.stem.split("-")[-2]): file for file in BUILD.glob(name)}
+    return {seed: json.loads(files[seed].read_text()) for seed in sorted(files)}
+
+
 def gather(arguments: argparse.Namespace) -> None:
-    """The result file from what the arms have measured so far, in this process or another."""
-    files = {start: part_file(start, arguments) for start in RATES}
-    measured = {start: json.loads(file.read_text()) for start, file in files.items() if file.exists()}
+    """The result file from the parts of all seeds."""
+    parts = {start: seeds for start in RATES if (seeds := by_seed(start, arguments))}
+    measured: dict[str, Any] = {}
+    for start, seeds in parts.items():
+        chosen = [part["chosen"] for part in seeds.values() if "chosen" in part]
+        measured[start] = mean(list(seeds.values())) | ({"chosen": chosen} if len(set(chosen)) > 1 else {})
+    seeds = sorted(set().union(*parts.values()))
     name = result_name(arguments)
     words = ["python experiments/camvid_protocol.py", f"--iterations {arguments.iterations}"]
     words += [f"--seed {arguments.seed}"]
@@ -186,8 +208,12 @@ def gather(arguments: argparse.Namespace) -> None:
         words += ["--full-resolution"] * arguments.full_resolution
     shared = asdict(recipe(arguments.iterations, 1.0, arguments.seed, arguments.device))
     del shared["learning_rate"]  # it is the arm's, "chosen"
+    facts: dict[str, Any] = {"seeds": seeds, "recipe": shared, "backbone": arguments.backbone}
+    facts["resolution"] = "full" if arguments.full_resolution else "half"
+    if len(seeds) > 1:
+        facts["by_seed"] = parts
     profile = PROFILES["gpu" if arguments.device == "cuda" else "cpu"]
-    save_result(name, " ".join(words), profile, measured, seeds=[arguments.seed], recipe=shared)
+    save_result(name, " ".join(words), profile, measured, folder=arguments.into, **facts)
 
 
 def main() -> None:
@@ -198,6 +224,7 @@ def main() -> None:
         "--start", choices=RATES, help="one of the two starts; default: both, one after another"
     )
     parser.add_argument("--runs", type=Path, help="folder of training runs; default: the usual one")
+    parser.add_argument("--into", type=Path, help="folder of the result; default: results/")
     parser.add_argument("--weights", type=Path, help="ImageNet weights of the backbone")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--backbone", default="mobilenet_v2", help="another than mobilenet_v2")

@@ -31,12 +31,18 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def score(
-    weights: Path, device: str, *, full: bool = False, jitter: bool = False, **changes: Any
+    weights: Path | None,
+    device: str,
+    *,
+    start: str = "imagenet",
+    full: bool = False,
+    jitter: bool = False,
+    **changes: Any,
 ) -> dict[str, Any]:
     """Train one recipe and score it on the held-out drive, at one scale, and with several and mirror images."""
     colours = [v2.ColorJitter(0.4, 0.4, 0.4, 0.05)] if jitter else []
     train = protocol.drives(False, v2.Compose([protocol.CROP, *colours]))
-    model = protocol.build("imagenet", weights, train.labels.num_classes, seed=0)
+    model = protocol.build(start, weights, train.labels.num_classes, seed=0)
     model = (model.model if full else model).to(device)  # type: ignore[operator, union-attr]
     settings = replace(protocol.recipe(STEPS, RATE, seed=0), **changes)
     history = fit(model, train, None, settings, name="camvid-recipe", quiet=True)

@@ -137,3 +137,8 @@ def test_camvid_shows_what_is_recorded_and_nothing_else(tmp_path):
     save_result("camvid_protocol", "python y.py", PROFILES["cpu"], measured, folder=tmp_path, seeds=[0])
     found = {title: scores["miou"] for title, (_, scores) in camvid_scores(folder=tmp_path).items()}
     assert found == {"FCN-8s tiny": 0.4, "v3+ MobileNetV2, half size": 0.5}
+    larger = {"folder": tmp_path, "seeds": [0, 1], "backbone": "resnet50", "resolution": "full"}
+    measured = {"scratch": {"test, scales and flip": {"miou": 0.6}}, "imagenet": {"test": {"miou": 0.7}}}
+    save_result("camvid_protocol.resnet50.full.cuda", "python y.py", PROFILES["gpu"], measured, **larger)
+    found = {title: scores["miou"] for title, (_, scores) in camvid_scores(folder=tmp_path).items()}
+    assert found["v3+ ResNet-50, scales and flips"] == 0.6 and found["v3+ ResNet-50, full size *"] == 0.7

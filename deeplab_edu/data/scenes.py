@@ -96,7 +96,8 @@ class _Dice:
     DRAWS = 256
 
     def __init__(self, seed: int, split: str, indices: Tensor):
-        salt = torch.tensor(seed * len(SPLITS) + SPLITS.index(split), dtype=torch.int32)
+        number = seed * len(SPLITS) + SPLITS.index(split)
+        salt = torch.tensor((number + 2**31) % 2**32 - 2**31, dtype=torch.int32)  # its last 32 bits
         self.key = _hash(indices.to(torch.int32) ^ int(_hash(salt + 0x1234567)))
         self.draws = 0
         self.made: list[tuple[Tensor, Tensor]] = []
@@ -364,7 +365,7 @@ def make_scenes(
         indices: which scenes, any non-negative integers (the supply does not end).
         preset: a name of `PRESETS`.
         size: side, or (height, width), px; 16 at least.
-        seed, split: other values give other scenes; the splits of a seed share no scene.
+        seed, split: other values give other scenes; any integer is a seed. The splits of a seed share no scene.
         device: where they are made.
 
     Raises:
