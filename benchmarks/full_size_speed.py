@@ -6,6 +6,7 @@ The networks are profile gpu's, each at its own image size and batch; a step is 
 device, bfloat16, channels last, fused AdamW, average of the weights), and rivals of the same architecture take the same
 steps. Arms take turns (A B, B A, ...), one network on the device at a time. With --compile also torch.compile, with
 the seconds until its first step is done, and in how many minutes it has paid for them. Last line: scenes alone.
+--save writes results/benchmark_full_size.json after each network, and keeps the others that are there.
 (segmentation-models-pytorch wants sides that 8 divides; benchmarks/models.py has it.)
 Without a GPU: `--device cpu --batch-size 2 --steps 1 --repetitions 1`.
 """
@@ -28,7 +29,7 @@ from deeplab_edu.data.scenes import SceneDataset
 from deeplab_edu.evaluation import autocast_dtype, stack
 from deeplab_edu.models import MODELS, build_model
 from deeplab_edu.profiles import PROFILES, Profile
-from deeplab_edu.results import save_result
+from deeplab_edu.results import Record, code_digest, load_result, machine, save_result
 from deeplab_edu.training import Settings, seconds_a_step
 
 CLASSES = 12
@@ -143,6 +144,9 @@ def drawn(options: argparse.Namespace) -> list[float]:
     ]
 
 
+COLUMNS = ["network", "batch", "training, images/s", "forward, images/s", "peak GiB", "compiled, images/s"]
+
+
 def row(name: str, result: dict[str, Any]) -> tuple[str, ...]:
     batch, speeds = result["batch"], []
     for what in ("step", "forward"):
@@ -186,25 +190,24 @@ def main() -> None:
         if options.save:
             save(options, measured)
     print(f"\n{options.repetitions} repetitions of {options.steps} steps; {machine_line()}\n")
-    columns = [
-        "network",
-        "batch",
-        "training, images/s",
-        "forward, images/s",
-        "peak GiB",
-        "compiled, images/s",
-    ]
-    print(table(columns, [row(name, result) for name, result in measured.items()]))
+    print(table(COLUMNS, [row(name, result) for name, result in measured.items()]))
     rates = quartiles([1 / s for s in drawn(options)])
     print(f"\nscenes of 513 px, drawn alone: {spread(*rates)} images/s")
 
 
 def save(options: argparse.Namespace, measured: dict[str, Any]) -> None:
-    """After each model, so that a time limit does not take all."""
+    """After each model, so that a time limit does not take all; beside what the same code measured here before."""
+    name, here = "benchmark_full_size", machine()
+    try:
+        before = load_result(name)
+    except FileNotFoundError:
+        before = Record()
+    if before.get("code") == code_digest() and before.get("machine") == here:
+        measured = before["measured"] | measured
     words = ["python benchmarks/full_size_speed.py --models", *options.models]
     words += ["--compile"] * options.compile + ["--save"]
     facts = {"repetitions": options.repetitions, "steps": options.steps}
-    save_result("benchmark_full_size", " ".join(words), PROFILES["gpu"], measured, **facts)
+    save_result(name, " ".join(words), PROFILES["gpu"], measured, **facts)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import full_size_speed
 import nbformat
 from timing import quartiles, ratio, spread, table
 
@@ -72,17 +73,11 @@ def crf_table(measured: Measured) -> str:
         first = next(iter(case["seconds"].values()))
         for backend, values in case["seconds"].items():
             times = spread(*ratio(values, first), form=".2f")
-            memory = f"{case['megabytes'][backend]:.0f}"
-            rows.append(
-                (
-                    f"{case['preset']}, {case['size']} px",
-                    backend,
-                    spread(*quartiles(values)),
-                    times,
-                    memory,
-                )
-            )
-    return table(["preset, image", "backend", "s, median (quartiles)", "time / first", "MB"], rows)
+            median, memory = spread(*quartiles(values)), f"{case['megabytes'][backend]:.0f}"
+            agree = f"{100 * case['agree'][backend]:.2f} %"
+            rows.append((f"{case['preset']}, {case['size']} px", backend, median, times, agree, memory))
+    columns = ["preset, image", "backend", "s, median (quartiles)", "time / first", "labels as first", "MB"]
+    return table(columns, rows)
 
 
 def explorers_table(measured: Measured) -> str:
@@ -150,8 +145,17 @@ def section(name: str) -> str:
     path = results.FOLDER / f"benchmark_{name}.json"
     if not path.exists():
         return f"## {title}\n\nNot recorded yet: `python benchmarks/{name}.py --save`."
+    parts = [f"## {title}", words, *shown(path, render)]
+    on_a_gpu = path.with_suffix(".gpu.json")
+    if on_a_gpu.exists():
+        parts += ["The same on a GPU:", *shown(on_a_gpu, render)]
+    return "\n\n".join(parts)
+
+
+def shown(path: Path, render: Callable[[Measured], str]) -> list[str]:
+    """The table of a record, and the small print below it."""
     result = results.load_result(path.stem)
-    return f"## {title}\n\n{words}\n\n{render(result['measured'])}\n\n{measured_by(result)}"
+    return [render(result["measured"]), measured_by(result)]
 
 
 def measured_by(result: Mapping[str, Any]) -> str:
@@ -199,6 +203,21 @@ def full_size_table() -> str:
     return table(["network", "device", "batch", "training, images/s", "peak GiB", "date"], rows)
 
 
+def full_size_speed_table(measured: Measured) -> str:
+    return table(full_size_speed.COLUMNS, [full_size_speed.row(name, arm) for name, arm in measured.items()])
+
+
+def on_a_gpu() -> str:
+    """What full-size training recorded of itself, and what benchmarks/full_size_speed.py measured apart from it."""
+    words = "bfloat16, scenes drawn on the way: [on a GPU](on-a-gpu.md)."
+    parts = ["## At full size, on a GPU", words, full_size_table()]
+    path = results.FOLDER / "benchmark_full_size.json"
+    if path.exists():
+        parts += ["Measured apart from training, beside torchvision's of the same architecture:"]
+        parts += shown(path, full_size_speed_table)
+    return "\n\n".join(parts)
+
+
 def page() -> str:
     """The whole of docs/benchmarks.md."""
     head = (
@@ -209,11 +228,7 @@ def page() -> str:
         "No test asserts\na speed: how fast a machine is, is not a property of the code."
     )
     times = f"## Seconds of each notebook\n\nOn the machine that executed it, training included.\n\n{notebook_times()}"
-    on_a_gpu = (
-        "## At full size, on a GPU\n\nbfloat16, scenes drawn on the way: [on a GPU](on-a-gpu.md).\n\n"
-        + full_size_table()
-    )
-    return "\n\n".join([head, *map(section, SECTIONS), on_a_gpu, times]) + "\n"
+    return "\n\n".join([head, *map(section, SECTIONS), on_a_gpu(), times]) + "\n"
 
 
 def main() -> None:

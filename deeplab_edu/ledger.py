@@ -103,10 +103,10 @@ def _paired(record: Record, ours: Mapping[str, Any]) -> list[tuple[float, float]
 
 CAMVID_NETWORKS = {"mobilenet_v2": "MobileNetV2", "resnet50": "ResNet-50", "resnet101": "ResNet-101"}
 CAMVID_ARMS = {  # start, scored: how a title ends
-    ("scratch", "test"): "{resolution} size",
-    ("scratch", "test, scales and flip"): "scales and flips",
-    ("imagenet", "test"): "{resolution} size *",
-    ("imagenet", "test, scales and flip"): "scales and flips *",
+    ("scratch", "test"): "",
+    ("scratch", "test, scales and flip"): ", scales and flips",
+    ("imagenet", "test"): " *",
+    ("imagenet", "test, scales and flip"): ", scales and flips *",
 }
 
 
@@ -124,8 +124,8 @@ def camvid_scores(*, folder: Path | None = None) -> dict[str, tuple[Record, dict
         if path.stem.split(".")[0] != "camvid_protocol":
             continue
         network = record.get("backbone", "mobilenet_v2")
+        title = f"v3+ {CAMVID_NETWORKS.get(network, network)}, {record.get('resolution', 'half')} size"
         for (start, scored), end in CAMVID_ARMS.items():
             if scores := record["measured"].get(start, {}).get(scored):
-                end = end.format(resolution=record.get("resolution", "half"))
-                found[f"v3+ {CAMVID_NETWORKS.get(network, network)}, {end}"] = (record, scores)
+                found[title + end] = (record, scores)
     return found

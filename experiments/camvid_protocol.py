@@ -13,7 +13,7 @@ scratch; --start runs one of them. What is measured is kept under build/camvid_p
 and gathered in results/camvid_protocol.json: an interrupted command goes on where it was, and never scores again.
 experiments/camvid_recipes.py says what other recipes give on the held-out drive.
 
-On a GPU, and larger: `--device cuda --backbone resnet50 --full-resolution --iterations 6000`, which has its own result.
+On a GPU, and larger: `--device cuda --backbone resnet50 --full-resolution --iterations 3000`, which has its own result.
 Another `--seed` joins those that are there: what stands under "measured" is then the mean, and "by_seed" has each.
 Notebook 09 shows every such result beside published ones.
 """
@@ -40,7 +40,7 @@ from deeplab_edu.inference import segment
 from deeplab_edu.metrics import ConfusionMatrix
 from deeplab_edu.models import build_model
 from deeplab_edu.profiles import PROFILES, Profile
-from deeplab_edu.results import code_digest, save_result
+from deeplab_edu.results import Record, code_digest, load_result, save_result
 from deeplab_edu.training import Settings, fit, write_atomically
 
 HELD_OUT = "0006R0"
@@ -185,11 +185,17 @@ def mean(values: Sequence[Any]) -> Any:
     return statistics.fmean(values)
 
 
-def by_seed(start: str, arguments: argparse.Namespace) -> dict[int, dict[str, Any]]:
-    """What each seed has measured so far with this start, in this process or another."""
-    name = part_file(start, arguments, "*").name
-    files = {int(file.stem.split("-")[-2]): file for file in BUILD.glob(name)}
-    return {seed: json.loads(files[seed].read_text()) for seed in sorted(files)}
+def by_seed(start: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What each seed has measured with this start: in this process, in others here, and what the result holds."""
+    try:
+        recorded = load_result(result_name(arguments), folder=arguments.into)
+    except FileNotFoundError:
+        recorded = Record()
+    same = recorded.get("code") == CODE and recorded["recipe"]["iterations"] == arguments.iterations
+    found = dict(recorded.get("by_seed", {}).get(start, {})) if same else {}
+    for file in BUILD.glob(part_file(start, arguments, "*").name):
+        found[file.stem.split("-")[-2]] = json.loads(file.read_text())
+    return {seed: found[seed] for seed in sorted(found, key=int)}
 
 
 def gather(arguments: argparse.Namespace) -> None:
@@ -199,7 +205,7 @@ def gather(arguments: argparse.Namespace) -> None:
     for start, seeds in parts.items():
         chosen = [part["chosen"] for part in seeds.values() if "chosen" in part]
         measured[start] = mean(list(seeds.values())) | ({"chosen": chosen} if len(set(chosen)) > 1 else {})
-    seeds = sorted(set().union(*parts.values()))
+    seeds = sorted(map(int, set().union(*parts.values())))
     name = result_name(arguments)
     words = ["python experiments/camvid_protocol.py", f"--iterations {arguments.iterations}"]
     words += [f"--seed {arguments.seed}"]
@@ -210,8 +216,7 @@ def gather(arguments: argparse.Namespace) -> None:
     del shared["learning_rate"]  # it is the arm's, "chosen"
     facts: dict[str, Any] = {"seeds": seeds, "recipe": shared, "backbone": arguments.backbone}
     facts["resolution"] = "full" if arguments.full_resolution else "half"
-    if len(seeds) > 1:
-        facts["by_seed"] = parts
+    facts["by_seed"] = parts
     profile = PROFILES["gpu" if arguments.device == "cuda" else "cpu"]
     save_result(name, " ".join(words), profile, measured, folder=arguments.into, **facts)
 

@@ -7,7 +7,8 @@ the weights. How many steps fit is measured first, on the same model and batch, 
 schedule needs to know its end. So a run that was interrupted goes on (the same command), and a finished one is only
 scored again. Scored on test scenes that nothing was tuned on, with the averaged weights. Writes
 results/full_size_<model>.<backbone>.json, a seed more at each call, and a picture beside it; weights stay in the runs
-folder. Without a GPU, `--device cpu --steps 2 --batch-size 2 --test-scenes 2 --into /tmp/try` takes the same path.
+folder. Seeds join only if recipe, minutes and code are the same: --replace begins the result anew. Without a GPU,
+`--device cpu --steps 2 --batch-size 2 --test-scenes 2 --into /tmp/try` takes the same path.
 """
 
 import argparse
@@ -120,7 +121,7 @@ def earlier(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """The result of other seeds that this one joins; empty where there is none.
 
     Raises:
-        ValueError: there is one of another recipe, or of other code.
+        ValueError: there is one of another recipe or number of minutes, or of other code.
     """
     if not path.exists():
         return {}
@@ -131,7 +132,7 @@ def earlier(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
     if differing:
         raise ValueError(
             f"{path} holds seeds of another run (different: {', '.join(sorted(differing))}); "
-            "move it away, or name another folder with --into."
+            "--replace begins it anew, --into FOLDER leaves it alone."
         )
     return there
 
@@ -183,7 +184,7 @@ def save_picture(figure: Figure, path: Path) -> None:
 def run(recipe: Profile, settings: Settings, options: argparse.Namespace) -> None:
     """Train one seed, go on with it, or load it; then score it and write its result and picture."""
     backbone = recipe.model_options["backbone"]
-    folder = options.runs / f"full_size-{options.model}-{backbone}-{options.seed}"
+    folder = options.runs / f"full_size-{options.model}-{backbone}-{options.seed}-{options.minutes:g}min"
     torch.manual_seed(options.seed)
     model = build_model(options.model, num_classes=12, **recipe.model_options).to(recipe.device)
     where = {"size": recipe.image_size, "device": recipe.device}
@@ -191,21 +192,24 @@ def run(recipe: Profile, settings: Settings, options: argparse.Namespace) -> Non
     def scenes(length: int) -> SceneDataset:
         return SceneDataset(PRESET, length=length, seed=options.seed, cache=False, **where)
 
-    plan = make_plan(folder, model, scenes(recipe.train_scenes), settings, options)
-    print(
-        f"{plan.images_per_second:.4g} images/s: {plan.steps} steps of {plan.batch_size} scenes", flush=True
-    )
-    settings = replace(settings, iterations=plan.steps, batch_size=plan.batch_size)
     facts = {
         "model": options.model,
         "backbone": backbone,
         "image_size": recipe.image_size,
         "parameters": sum(p.numel() for p in model.parameters()),
         "test_scenes": options.test_scenes,
-        "recipe": {k: v for k, v in asdict(settings).items() if k not in ("seed", "iterations")},
+        "minutes": options.minutes,
     }
     path = options.into / f"full_size_{options.model}.{backbone}.json"
-    there = earlier(path, facts)
+    if not options.replace:
+        earlier(path, facts)  # before anything is measured
+    plan = make_plan(folder, model, scenes(recipe.train_scenes), settings, options)
+    print(
+        f"{plan.images_per_second:.4g} images/s: {plan.steps} steps of {plan.batch_size} scenes", flush=True
+    )
+    settings = replace(settings, iterations=plan.steps, batch_size=plan.batch_size)
+    facts["recipe"] = {k: v for k, v in asdict(settings).items() if k not in ("seed", "iterations")}
+    there = {} if options.replace else earlier(path, facts)
     train = scenes(max(recipe.train_scenes, plan.steps * plan.batch_size // EPOCHS))
     told: dict[str, Any] = {"files": {"plan.json": asdict(plan)}, "quiet": not sys.stderr.isatty()}
     history = fit(model, train, None, settings, folder=folder, **told)
@@ -238,6 +242,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, help="another than the recipe's")
     parser.add_argument("--runs", type=Path, default=runs_folder(), help="folder of training runs")
     parser.add_argument("--into", type=Path, help="folder for result and picture; default: results/")
+    parser.add_argument(
+        "--replace", action="store_true", help="begin the result anew, without what is recorded"
+    )
     trial = parser.add_argument_group("for a trial")
     trial.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     trial.add_argument("--steps", type=int, help="at most; default: the recipe's")

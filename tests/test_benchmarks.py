@@ -5,6 +5,7 @@ import re
 import runpy
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from deeplab_edu.models import build_model
 from deeplab_edu.profiles import PROFILES
-from deeplab_edu.results import save_result
+from deeplab_edu.results import load_result, save_result
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -182,6 +183,64 @@ def test_runs_on_a_gpu_by_hand(report, monkeypatch, tmp_path):
     (tmp_path / "full_size_fcn8s.tiny.json").write_text(json.dumps(result))
     row = report.full_size_table().splitlines()[-1]
     assert row == "| fcn8s, tiny | a GPU | 4 x 65 px | 15 | 1.2 | 2026-01-02 |"
+
+
+def test_measured_at_full_size_by_hand(report, monkeypatch, tmp_path):
+    monkeypatch.setattr("deeplab_edu.results.FOLDER", tmp_path)
+    arm = {"step": [0.1, 0.2, 0.4], "forward": [0.05], "peak_gib": [2.0, 3.0], "batch": 32, "size": 321}
+    arms = {
+        "quick": arm | {"compiling": 60.0, "compiled": 0.1},
+        "never": arm | {"compiling": 9.0, "compiled": 0.3},
+    }
+    save_result("benchmark_full_size", "python x.py", PROFILES["gpu"], arms)
+    quick, never = [line for line in report.on_a_gpu().splitlines() if "32 x 321 px" in line]
+    # half of each step saved: the minute is earned in two
+    assert (
+        quick
+        == "| quick | 32 x 321 px | 160 (120 to 240) | 640 (640 to 640) | 3.0 | 320, after 60 s: pays after 2.0 min |"
+    )
+    assert never.endswith("| 107, after 9 s: never pays |")
+
+
+def test_what_a_gpu_measured_stands_beside_the_cpu(report, monkeypatch, tmp_path):
+    monkeypatch.setattr("deeplab_edu.results.FOLDER", tmp_path)
+    for file, seconds in {"crf": 2.0, "crf.gpu": 0.5}.items():
+        arms = {"seconds": {"attention": [seconds], "lattice": [2 * seconds]}, "preset": "v1", "size": 321}
+        arms |= {"megabytes": {"attention": 10, "lattice": 20}, "agree": {"attention": 1.0, "lattice": 0.995}}
+        save_result(f"benchmark_{file}", f"python {file}.py", PROFILES["cpu"], [arms])
+    on_cpu, on_gpu = report.section("crf").split("The same on a GPU:")
+    assert "| v1, 321 px | lattice | 4 (4 to 4) | 2.00 (2.00 to 2.00) | 99.50 % | 20 |" in on_cpu
+    assert "| v1, 321 px | lattice | 1 (1 to 1) | 2.00 (2.00 to 2.00) | 99.50 % | 20 |" in on_gpu
+    assert "python crf.py" in on_cpu and "python crf.gpu.py" in on_gpu
+
+
+def test_full_size_speed_keeps_what_was_measured_before(timing, monkeypatch, tmp_path):
+    """Two sittings of the same code join; another code's measurements are not mixed with them."""
+    import full_size_speed
+
+    monkeypatch.setattr("deeplab_edu.results.FOLDER", tmp_path)
+    options = Namespace(models=["fcn8s"], compile=False, repetitions=1, steps=1)
+    for arm in ("one", "other"):
+        full_size_speed.save(options, {arm: 1})
+    assert load_result("benchmark_full_size", folder=tmp_path)["measured"] == {"one": 1, "other": 1}
+    monkeypatch.setattr(full_size_speed, "code_digest", lambda: "newer")
+    full_size_speed.save(options, {"third": 1})
+    assert load_result("benchmark_full_size", folder=tmp_path)["measured"] == {"third": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["fcn8s", "deeplab_v3"])
+def test_full_size_speed_on_a_cpu(model, timing, monkeypatch, tmp_path, capsys):
+    import full_size_speed
+
+    monkeypatch.setattr("deeplab_edu.results.FOLDER", tmp_path)
+    words = f"x --models {model} --device cpu --batch-size 2 --steps 1 --repetitions 1 --save"
+    monkeypatch.setattr(sys, "argv", words.split())
+    full_size_speed.main()
+    measured = load_result("benchmark_full_size", folder=tmp_path)["measured"]
+    assert len(measured) == (5 if model == "deeplab_v3" else 1)
+    assert all(arm["step"][0] > arm["forward"][0] > 0 for arm in measured.values())
+    assert f"| {model}, " in capsys.readouterr().out
 
 
 def test_ratios_of_models_by_hand(report):

@@ -57,7 +57,9 @@ def test_the_protocol_scores_once_and_joins_seeds(protocol, camvid, monkeypatch)
         "held_out", "chosen", "held_out_full_length", "test", "test, scales and flip"
     }  # fmt: skip
     assert Image.open("build/camvid_protocol/scratch/overlays.png").width > 600
-    assert first["seeds"] == [3] and first["resolution"] == "half" and "by_seed" not in first
+    assert first["seeds"] == [3] and first["resolution"] == "half"
+    for part in Path("build/camvid_protocol").glob("*-3-*.json"):
+        part.unlink()  # seed 3 was measured on another machine, and only its result is here
     second = protocol("--seed", "0")
     each = second["by_seed"]["scratch"]
     assert second["seeds"] == [0, 3] and each["3"] == first["measured"]["scratch"]
@@ -70,11 +72,14 @@ def test_the_protocol_scores_once_and_joins_seeds(protocol, camvid, monkeypatch)
         raise AssertionError("test pictures are scored once")
 
     monkeypatch.setattr(camvid_protocol, "per_class", never)
-    assert protocol("--seed", "3")["measured"] == second["measured"]
+    assert protocol("--seed", "0")["measured"] == second["measured"]
     titles = {
         title: record["seeds"] for title, (record, _) in camvid_scores(folder=camvid / "results").items()
     }
-    assert titles == {"v3+ MobileNetV2, half size": [0, 3], "v3+ MobileNetV2, scales and flips": [0, 3]}
+    assert titles == {
+        "v3+ MobileNetV2, half size": [0, 3],
+        "v3+ MobileNetV2, half size, scales and flips": [0, 3],
+    }
 
 
 @pytest.mark.slow

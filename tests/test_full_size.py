@@ -116,14 +116,29 @@ def test_the_plan_keeps_within_its_minutes(monkeypatch, tmp_path):
     assert plan.minutes == 8 and plan.batch_size == 32
 
 
-@pytest.mark.parametrize("changed", ["--learning-rate=0.01", "code"])
+@pytest.mark.parametrize("changed", ["--learning-rate=0.01", "--minutes=30", "code"])
 def test_seeds_of_another_recipe_or_code_are_not_joined(changed, command, monkeypatch):
     command()
     if changed == "code":
         monkeypatch.setattr(full_size, "code_digest", lambda: "other")
-    name = "code" if changed == "code" else "recipe"
-    with pytest.raises(ValueError, match=rf"holds seeds of another run \(different: {name}\); move it away"):
-        command("--seed", "1", *[changed] * (changed != "code"))
+    name = {"--learning-rate=0.01": "recipe", "--minutes=30": "minutes", "code": "code"}[changed]
+    options = ["--seed", "1", *[changed] * (changed != "code")]
+    with pytest.raises(
+        ValueError, match=rf"holds seeds of another run \(different: {name}\); --replace begins"
+    ):
+        command(*options)
+    assert command(*options, "--replace")["seeds"] == [1]
+
+
+def test_a_result_that_cannot_be_joined_is_refused_before_anything_is_measured(command, monkeypatch):
+    command()
+
+    def measure(*arguments):
+        raise AssertionError("measured first")
+
+    monkeypatch.setattr(full_size, "measure", measure)
+    with pytest.raises(ValueError, match="different: minutes"):
+        command("--minutes", "8")
 
 
 def test_what_a_cpu_computes_is_no_result(capsys):

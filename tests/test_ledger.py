@@ -141,4 +141,7 @@ def test_camvid_shows_what_is_recorded_and_nothing_else(tmp_path):
     measured = {"scratch": {"test, scales and flip": {"miou": 0.6}}, "imagenet": {"test": {"miou": 0.7}}}
     save_result("camvid_protocol.resnet50.full.cuda", "python y.py", PROFILES["gpu"], measured, **larger)
     found = {title: scores["miou"] for title, (_, scores) in camvid_scores(folder=tmp_path).items()}
-    assert found["v3+ ResNet-50, scales and flips"] == 0.6 and found["v3+ ResNet-50, full size *"] == 0.7
+    assert (
+        found["v3+ ResNet-50, full size, scales and flips"] == 0.6
+        and found["v3+ ResNet-50, full size *"] == 0.7
+    )
