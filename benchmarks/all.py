@@ -1,9 +1,10 @@
 """Run every benchmark, record it in results/, and write docs/benchmarks.md.
 
-    python benchmarks/all.py [--repetitions N] [--only NAME ...]        (about 30 minutes on one quiet core)
+    python benchmarks/all.py [--repetitions N] [--only NAME ...]        (about 40 minutes on one quiet core)
 
-Each benchmark runs in a process of its own, with its own number of repetitions unless N is given. One that fails is
-said at the end, and the others are recorded all the same. Nothing else should run meanwhile.
+Each benchmark runs in a process of its own, with its own number of repetitions unless N is given; the last, "course",
+takes the time of every notebook in profile ci (those of profile cpu come from the executed notebooks themselves). One
+that fails is said at the end, and the others are recorded all the same. Nothing else should run meanwhile.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 import report
 
 HERE = Path(__file__).resolve().parent
+COURSE = [str(HERE.parent / "tools" / "notebooks.py"), "course", "--profile", "ci", "--save"]
 
 
 def main() -> int:
@@ -22,16 +24,16 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repetitions", type=int, help="calls of each arm that count; default: each its own")
-    parser.add_argument("--only", nargs="+", choices=report.SECTIONS, default=list(report.SECTIONS))
+    names = [*report.SECTIONS, "course"]
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
     options = parser.parse_args()
     failed = []
     for name in options.only:
-        arguments = ["--save"]
-        if options.repetitions is not None:
-            arguments = ["--repetitions", str(options.repetitions), "--save"]
+        repeated = [] if options.repetitions is None else ["--repetitions", str(options.repetitions)]
+        command = COURSE if name == "course" else [str(HERE / f"{name}.py"), *repeated, "--save"]
         print(f"--- {name}", flush=True)
         start = time.perf_counter()
-        done = subprocess.run([sys.executable, str(HERE / f"{name}.py"), *arguments], check=False)
+        done = subprocess.run([sys.executable, *command], check=False)
         print(f"--- {name}: {time.perf_counter() - start:.0f} s, exit status {done.returncode}\n", flush=True)
         failed += [name] * (done.returncode != 0)
     report.main()

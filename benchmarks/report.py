@@ -193,14 +193,18 @@ def full_size_table() -> str:
     for path in sorted(results.FOLDER.glob("full_size_*.json")):
         result = results.load_result(path.stem)
         measured = {name: fmean(values) for name, values in result["measured"].items()}
+        peak = f"{measured['peak_gib']:.1f}" if "peak_gib" in measured else "not measured"
         size = f"{result['recipe']['batch_size']} x {result['image_size']} px"
-        cost = [f"{measured['images_per_second']:.0f}", f"{measured['peak_gib']:.1f}"]
-        rows.append(
-            (f"{result['model']}, {result['backbone']}", result["devices"][0], size, *cost, result["date"])
-        )
+        network = f"{result['model']}, {result['backbone']}"
+        speed, torch = f"{measured['images_per_second']:.0f}", result["machine"]["versions"]["torch"]
+        rows.append((network, result["devices"][0], torch, size, speed, peak, result["date"]))
     if not rows:
         return "Not recorded yet: docs/on-a-gpu.md."
-    return table(["network", "device", "batch", "training, images/s", "peak GiB", "date"], rows)
+    columns = ["network", "device", "torch", "batch", "training, images/s", "peak GiB", "date"]
+    return (
+        table(columns, rows)
+        + "\n\nEach by `python experiments/full_size.py --model MODEL --seed SEED --minutes M`."
+    )
 
 
 def full_size_speed_table(measured: Measured) -> str:

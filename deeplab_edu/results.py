@@ -7,6 +7,7 @@ Figures and tables in the notebooks draw from these files, never from numbers ty
 import ast
 import hashlib
 import json
+import os
 import platform
 import statistics
 import sys
@@ -22,7 +23,7 @@ from deeplab_edu.models import MODELS
 from deeplab_edu.profiles import Profile, bf16_is_fast
 
 FOLDER = Path(__file__).resolve().parent.parent / "results"
-DECIDES = (  # what a number can depend on
+DECIDES = (  # what every number can depend on
     "data",
     "models",
     "metrics.py",
@@ -31,6 +32,8 @@ DECIDES = (  # what a number can depend on
     "training.py",
     "profiles.py",
 )
+IF_USED = ("cost.py", "crf.py", "receptive_field.py")  # those of programs that import them
+READ = "DEEPLAB_EDU_RESULTS_READ"  # names a file in which load_result notes what was read
 SHOWN = (  # or a notebook
     *DECIDES,
     "cost.py",
@@ -70,14 +73,23 @@ def _processor() -> str:
     return f"{name}, family {said['cpu family']}, model {said['model']}" if "cpu family" in said else name
 
 
-def code_digest(parts: Iterable[str] = DECIDES) -> str:
-    """Ten hexadecimal digits over the package's code in `parts`, by default what decides numbers.
+def deciding() -> tuple[str, ...]:
+    """The parts of the package that can decide a number of this process."""
+    used = (part for part in IF_USED if f"deeplab_edu.{part.removesuffix('.py')}" in sys.modules)
+    return (*DECIDES, *used)
+
+
+def code_digest(parts: Iterable[str] | None = None) -> str:
+    """Ten hexadecimal digits over the package's code in `parts`, by default `deciding()`.
 
     Files are compared as the interpreter sees them, without comments and docstrings.
     """
     package = Path(__file__).resolve().parent
     files = sorted(
-        f for part in parts for f in [package / part, *(package / part).rglob("*.py")] if f.is_file()
+        f
+        for part in parts or deciding()
+        for f in [package / part, *(package / part).rglob("*.py")]
+        if f.is_file()
     )
     digest = hashlib.sha256()
     for file in files:
@@ -112,6 +124,7 @@ def save_result(
         "profile": profile.name,
         "date": date.today().isoformat(),
         "code": code_digest(),
+        "parts": [part for part in deciding() if part not in DECIDES],
     }
     content = {**header, **facts, "machine": machine(), "measured": measured}
     path.write_text(json.dumps(content, indent=1, default=_plain, allow_nan=False) + "\n")
@@ -167,6 +180,11 @@ def load_result(name: str, *, folder: Path | None = None) -> Record:
     if not path.exists():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
         raise FileNotFoundError(f"There is no result {name!r} in {path.parent.name}/; recorded are: {there}.")
+    if noted := os.environ.get(
+        READ
+    ):  # tools/notebooks.py asks, so that it can tell when a notebook shows old numbers
+        with Path(noted).open("a") as notes:
+            print(path.resolve(), file=notes)
     return Record(json.loads(path.read_text()))
 
 
@@ -232,7 +250,7 @@ def show_full_size(model: str, *, pictures: bool = True, folder: Path | None = N
             f"python experiments/full_size.py --model {model} --seed 0 --minutes 8"
         )
     for path in paths:
-        print(full_size_text(json.loads(path.read_text())))
+        print(full_size_text(load_result(path.stem, folder=folder)))
         if pictures and (picture := path.with_suffix(".png")).exists():
             from IPython.display import Image, display
 

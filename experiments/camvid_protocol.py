@@ -214,7 +214,8 @@ def gather(arguments: argparse.Namespace) -> None:
         words += ["--full-resolution"] * arguments.full_resolution
     shared = asdict(recipe(arguments.iterations, 1.0, arguments.seed, arguments.device))
     del shared["learning_rate"]  # it is the arm's, "chosen"
-    facts: dict[str, Any] = {"seeds": seeds, "recipe": shared, "backbone": arguments.backbone}
+    facts: dict[str, Any] = {"seeds": seeds, "code": CODE, "recipe": shared}
+    facts["backbone"] = arguments.backbone
     facts["resolution"] = "full" if arguments.full_resolution else "half"
     facts["by_seed"] = parts
     profile = PROFILES["gpu" if arguments.device == "cuda" else "cpu"]

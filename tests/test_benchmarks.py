@@ -160,6 +160,7 @@ def test_the_page_shows_what_is_recorded(report):
         assert report.section(name) in written, (
             f"docs/benchmarks.md is older than results/benchmark_{name}.json"
         )
+    assert report.on_a_gpu() in written, "docs/benchmarks.md is older than results/full_size_*.json"
 
 
 def test_every_benchmark_has_a_section(report):
@@ -178,11 +179,13 @@ def test_runs_on_a_gpu_by_hand(report, monkeypatch, tmp_path):
     monkeypatch.setattr("deeplab_edu.results.FOLDER", tmp_path)
     assert report.full_size_table() == "Not recorded yet: docs/on-a-gpu.md."
     result = {"model": "fcn8s", "backbone": "tiny", "recipe": {"batch_size": 4}, "image_size": 65}
-    result |= {"devices": ["a GPU", "a GPU"], "date": "2026-01-02"}
+    result |= {"devices": ["a GPU", "a GPU"], "date": "2026-01-02", "machine": {"versions": {"torch": "2.x"}}}
     result["measured"] = {"images_per_second": [10.0, 20.0], "peak_gib": [1.0, 1.5]}
     (tmp_path / "full_size_fcn8s.tiny.json").write_text(json.dumps(result))
-    row = report.full_size_table().splitlines()[-1]
-    assert row == "| fcn8s, tiny | a GPU | 4 x 65 px | 15 | 1.2 | 2026-01-02 |"
+    assert "\n| fcn8s, tiny | a GPU | 2.x | 4 x 65 px | 15 | 1.2 | 2026-01-02 |\n" in report.full_size_table()
+    del result["measured"]["peak_gib"]
+    (tmp_path / "full_size_fcn8s.tiny.json").write_text(json.dumps(result))
+    assert "| 15 | not measured |" in report.full_size_table()
 
 
 def test_measured_at_full_size_by_hand(report, monkeypatch, tmp_path):
@@ -301,8 +304,9 @@ def test_all_records_the_others_where_one_fails(timing, monkeypatch, capsys):
 
     monkeypatch.setattr(everything.subprocess, "run", run)
     monkeypatch.setattr(everything.report, "main", lambda: print("page"))
-    monkeypatch.setattr(sys, "argv", ["all.py", "--repetitions", "1", "--only", "crf", "scenes"])
+    monkeypatch.setattr(sys, "argv", ["all.py", "--repetitions", "1", "--only", "crf", "scenes", "course"])
     assert everything.main() == 1
-    assert [Path(script).name for script, *_ in ran] == ["crf.py", "scenes.py"]
-    assert all(rest == ["--repetitions", "1", "--save"] for _, *rest in ran)
+    assert [Path(script).name for script, *_ in ran] == ["crf.py", "scenes.py", "notebooks.py"]
+    assert [rest for _, *rest in ran[:2]] == [["--repetitions", "1", "--save"]] * 2
+    assert ran[2][1:] == ["course", "--profile", "ci", "--save"]
     assert "page\nfailed, and not recorded: crf" in capsys.readouterr().out

@@ -3,9 +3,10 @@
 import ast
 import json
 import shutil
+import sys
 from datetime import date
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 
 import numpy as np
 import pytest
@@ -152,6 +153,18 @@ def test_the_digest_changes_when_a_file_appears_or_is_renamed(package):
     (package / "models" / "deeplab_v9.py").rename(package / "models" / "other.py")
     seen.add(code_digest())
     assert len(seen) == 3
+
+
+def test_the_digest_knows_of_the_crf_where_the_crf_was_used(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deeplab_edu.crf", ModuleType("crf"))
+    with_it = code_digest()
+    (package / "crf.py").write_text("changed = True\n")
+    assert code_digest() != with_it
+    changed = code_digest(results.DECIDES)
+    monkeypatch.delitem(sys.modules, "deeplab_edu.crf")
+    for name in ("cost", "receptive_field"):
+        monkeypatch.delitem(sys.modules, f"deeplab_edu.{name}", raising=False)
+    assert code_digest() == changed
 
 
 @pytest.mark.parametrize("file", ["figures.py", "explorers.py", "results.py"])

@@ -181,6 +181,15 @@ def test_checks_stop_at_the_first_that_fails(machine: Machine, broken: str) -> N
     assert ("-m pytest" in done.stdout) == (broken in ("", "python"))
 
 
+@pytest.mark.parametrize("broken", ["ruff", "python", ""])
+def test_with_the_newest_packages_all_checks_run_before_it_fails(machine: Machine, broken: str) -> None:
+    for name in ("ruff", "mypy", "python"):
+        machine.add(name, f'#!/bin/sh\necho "{name} $*"\nexit {3 * (name == broken)}\n', ".venv/bin")
+    done = machine.run("tools/check.sh", NEWEST="1")
+    assert done.returncode == (3 if broken else 0)
+    assert "-m pytest" in done.stdout and "notebooks.py test" in done.stdout
+
+
 def test_all_checks_select_every_test(machine: Machine) -> None:
     for name in ("ruff", "mypy", "python"):
         machine.add(name, '#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\n', ".venv/bin")

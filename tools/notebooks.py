@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -35,7 +36,7 @@ from PIL import Image
 
 import hygiene
 from deeplab_edu.profiles import SEED, Profile
-from deeplab_edu.results import DECIDES, SHOWN, code_digest, meaning, save_result
+from deeplab_edu.results import DECIDES, READ, SHOWN, code_digest, meaning, save_result
 from deeplab_edu.results import FOLDER as RESULTS
 
 SHOWN_INTO = "DEEPLAB_EDU_SHOWN_INTO"  # the folder for what a notebook shows under nbval
@@ -103,18 +104,9 @@ def run(path: Path, profile: str, limit: float) -> Any:
     """
     notebook = nbformat.read(path, as_version=4)
     start = time.perf_counter()
-    client = NotebookClient(
-        notebook,
-        timeout_func=lambda cell: max(1, int(start + limit - time.perf_counter())),
-        kernel_name="python3",
-        resources={"metadata": {"path": str(path.parent)}},
-        record_timing=False,
-        coalesce_streams=True,
-    )
-    try:
-        client.execute()
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        raise NotebookFailed(str(error)) from None
+    with tempfile.NamedTemporaryFile(prefix="deeplab_edu_read_") as notes:
+        _execute(notebook, path, start + limit, {READ: notes.name})
+        read = sorted({Path(line) for line in Path(notes.name).read_text().splitlines()})
     seconds = round(time.perf_counter() - start, 1)
     for cell in notebook.cells:
         if "raises-exception" in hygiene.tags_of(cell) and all(
@@ -124,8 +116,29 @@ def run(path: Path, profile: str, limit: float) -> Any:
     clean(notebook)
     record = {"profile": profile, "seconds": seconds, "code_sha256": hygiene.code_sha256(notebook)}
     record["package"] = code_digest(SHOWN)
+    record["results"] = {file.name: file_digest(file) for file in read if file.parent == RESULTS}
     notebook.metadata["deeplab_edu"] = record
     return notebook
+
+
+def file_digest(path: Path) -> str:
+    """Ten hexadecimal digits of a file's bytes; empty if there is no such file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:10] if path.exists() else ""
+
+
+def _execute(notebook: Any, path: Path, until: float, environment: dict[str, str]) -> None:
+    client = NotebookClient(
+        notebook,
+        timeout_func=lambda cell: max(1, int(until - time.perf_counter())),
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        record_timing=False,
+        coalesce_streams=True,
+    )
+    try:
+        client.execute(env=os.environ | environment)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        raise NotebookFailed(str(error)) from None
 
 
 @contextlib.contextmanager
@@ -176,21 +189,29 @@ def command_check(paths: Sequence[Path], _: argparse.Namespace) -> int:
 
 
 def command_stale(paths: Sequence[Path], _: argparse.Namespace) -> int:
-    """What other code than that of now made, and which changed; no failure, since most changes change no number."""
-    records = {p: nbformat.read(p, as_version=4).metadata.get("deeplab_edu", {}) for p in paths}
-    stale: list[tuple[Path, str, Sequence[str]]] = [
-        (p, f"notebooks/{p.name}", SHOWN)
-        for p, r in records.items()
-        if r.get("package") != code_digest(SHOWN)
-    ]
-    for file in sorted(RESULTS.glob("*.json")):
-        recorded = json.loads(file.read_text())
-        if "command" in recorded and recorded.get("code") != code_digest():
-            stale.append((file, f"results/{file.name}: {recorded['command']}", DECIDES))
-    for path, words, parts in stale:
+    """What other code than that of now made, or shows numbers of then, and what changed since; never a failure."""
+    stale = 0
+
+    def say(words: str, path: Path, parts: Sequence[str], *more: str) -> None:
+        nonlocal stale
+        stale += 1
         print(words)
-        if changed := changed_since(path, parts):
+        changed = [*changed_since(path, parts), *more]
+        if changed:
             print(f"    changed since: {', '.join(changed)}")
+
+    for path in paths:
+        record = nbformat.read(path, as_version=4).metadata.get("deeplab_edu", {})
+        shown = [
+            name for name, was in record.get("results", {}).items() if file_digest(RESULTS / name) != was
+        ]
+        if record.get("package") != code_digest(SHOWN) or shown:
+            say(f"notebooks/{path.name}", path, SHOWN, *(f"results/{name}" for name in shown))
+    for path in sorted(RESULTS.glob("*.json")):
+        recorded = json.loads(path.read_text())
+        parts = (*DECIDES, *recorded.get("parts", ()))
+        if "command" in recorded and recorded.get("code") != code_digest(parts):
+            say(f"results/{path.name}: {recorded['command']}", path, parts)
     if not stale:
         print("everything was made by the code as it is")
     return 0

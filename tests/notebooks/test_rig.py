@@ -265,8 +265,12 @@ def test_one_torch_thread() -> None:
 def test_stale_lists_what_other_code_made(tmp_path, monkeypatch, capsys):
     """A notebook and a result of today's code are left out; those of other code are named, with the command."""
     monkeypatch.setattr(runner, "RESULTS", tmp_path)
-    for name, digest in {"now": code_digest(), "then": "0" * 10}.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps({"code": digest, "command": f"python {name}.py"}))
+    crf = ["crf.py"]
+    results = {"now": (code_digest(DECIDES), []), "now_too": (code_digest([*DECIDES, *crf]), crf)}
+    results |= {"then": ("0" * 10, []), "then_too": (code_digest(DECIDES), crf)}
+    for name, (digest, parts) in results.items():
+        content = {"code": digest, "parts": parts, "command": f"python {name}.py"}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
     paths = []
     for name, digest in {"01_now": code_digest(SHOWN), "02_then": "0" * 10}.items():
         notebook = nbformat.v4.new_notebook(metadata={"deeplab_edu": {"package": digest}})
@@ -276,7 +280,31 @@ def test_stale_lists_what_other_code_made(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "notebooks/02_then.ipynb",
         "results/then.json: python then.py",
+        "results/then_too.json: python then_too.py",
     ]
+
+
+def test_a_notebook_that_shows_old_numbers_is_stale(tmp_path, monkeypatch, capsys):
+    """Executed with a result that load_result reads in its kernel; then the result is measured again."""
+    monkeypatch.setattr(runner, "RESULTS", tmp_path)
+    for name in ("read", "not_read"):
+        (tmp_path / f"{name}.json").write_text("{}")
+    source = "from pathlib import Path\nfrom deeplab_edu.results import load_result\n"
+    source += f"load_result('read', folder=Path({str(tmp_path)!r}))"
+    cells = [nbformat.v4.new_code_cell(source)]
+    path = tmp_path / "01_shows.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    assert runner.main(["execute", str(path)]) == 0
+    assert nbformat.read(path, as_version=4).metadata.deeplab_edu.results.keys() == {"read.json"}
+    (tmp_path / "not_read.json").write_text('{"x": 1}')
+    capsys.readouterr()
+    assert runner.main(["stale", str(path)]) == 0
+    assert "everything was made by the code as it is" in capsys.readouterr().out
+    (tmp_path / "read.json").write_text('{"x": 1}')
+    runner.main(["stale", str(path)])
+    assert capsys.readouterr().out.splitlines() == [
+        "notebooks/01_shows.ipynb", "    changed since: results/read.json"
+    ]  # fmt: skip
 
 
 def test_stale_names_the_code_that_has_changed_since(tmp_path, monkeypatch):
