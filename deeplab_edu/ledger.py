@@ -3,7 +3,6 @@
 Published numbers and their sources are in `results/published.json`; ours are in the other files of `results/`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ def read_published(section: str, *, folder: Path | None = None) -> list[Record]:
         KeyError: there is no such section.
         ValueError: a row names no source.
     """
-    content = json.loads(((folder or FOLDER) / "published.json").read_text())
+    content = load_result("published", folder=folder)
     if section not in content:
         raise KeyError(f"published.json has no section {section!r}; it has {', '.join(content)}")
     rows = []
@@ -55,7 +54,7 @@ class Line:
 
     notebook: str
     claim: str
-    paper: str  # the paper's numbers
+    paper: str  # the paper's numbers, two scores or a gain
     source: str
     differences: tuple[float, ...]
     verdict: str
@@ -73,9 +72,7 @@ def ledger(profile: str = "cpu", *, folder: Path | None = None) -> list[Line]:
 
 def judge(claim: Mapping[str, Any], profile: str, folder: Path | None = None) -> Line:
     """The line of one claim, a row of section "claims"."""
-    numbers = claim["numbers"]
-    paper = f"{numbers[0]:.2f} to {numbers[1]:.2f}" if numbers else "no number"
-    about = (claim["notebook"], claim["claim"], paper, claim["source"])
+    about = (claim["notebook"], claim["claim"], _in_words(claim["numbers"]), claim["source"])
     ours = claim.get("ours")
     if not ours:
         return Line(*about, (), f"not testable here: {claim['reason']}")
@@ -88,6 +85,13 @@ def judge(claim: Mapping[str, Any], profile: str, folder: Path | None = None) ->
         return Line(*about, (), f"not recorded in profile {profile}", name)
     differences = tuple(100 * (better - worse) for better, worse in pairs)
     return Line(*about, differences, verdict_on(differences, ours.get("within")), name)
+
+
+def _in_words(numbers: Sequence[float] | None) -> str:
+    """Two numbers are scores, one is a gain; None says that the paper has none."""
+    if not numbers:
+        return "no number"
+    return f"{numbers[0]:+g}" if len(numbers) == 1 else f"{numbers[0]:.2f} to {numbers[1]:.2f}"
 
 
 def _paired(record: Record, ours: Mapping[str, Any]) -> list[tuple[float, float]] | None:
@@ -129,3 +133,41 @@ def camvid_scores(*, folder: Path | None = None) -> dict[str, tuple[Record, dict
             if scores := record["measured"].get(start, {}).get(scored):
                 found[title + end] = (record, scores)
     return found
+
+
+def camvid_table(*, folder: Path | None = None) -> list[dict[str, Any]]:
+    """Published networks, their repetitions and ours on CamVid's test pictures, the best first.
+
+    Each row has `network`, `ours`, `pretrained`, `millions` (of parameters), `miou` and `accuracy` in points, and
+    `source`: where it was published, or how ours was trained. What a file does not hold is None.
+    """
+    rows = [
+        {
+            "network": r["model"],
+            "ours": False,
+            "pretrained": r.get("pretrained", False),
+            "source": r["source"],
+        }
+        | {name: r.get(name) for name in ("millions", "miou", "accuracy")}
+        for section in ("camvid_test", "camvid_repetitions")
+        for r in read_published(section, folder=folder)
+    ]
+    for title, (record, scores) in camvid_scores(folder=folder).items():
+        rows.append(
+            {
+                "network": title.removesuffix(" *"),
+                "ours": True,
+                "pretrained": title.endswith("*"),
+                "millions": record["parameters"] / 1e6 if "parameters" in record else None,
+                "miou": 100 * scores["miou"],
+                "accuracy": 100 * scores["pixel_accuracy"] if "pixel_accuracy" in scores else None,
+                "source": _made(record),
+            }
+        )
+    return sorted(rows, key=lambda row: row["miou"], reverse=True)
+
+
+def _made(record: Record) -> str:
+    steps, seeds = record["recipe"]["iterations"], record["seeds"]
+    which = f"seed{'s'[: len(seeds) > 1]} {', '.join(map(str, seeds))}"
+    return f"{steps} steps, {which}, {record['machine']['device']}, {record['date']}"

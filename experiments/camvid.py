@@ -61,7 +61,9 @@ def main() -> None:
     print({name: round(value, 3) for name, value in scores.items()})
     command = f"python experiments/camvid.py --iterations {arguments.iterations} --seed {arguments.seed}"
     measured = {**scores, "seconds": round(history.seconds, 1)}
-    save_result("camvid_tiny", command, profile, measured, seeds=[arguments.seed], recipe=asdict(settings))
+    facts = {"seeds": [arguments.seed], "recipe": asdict(settings)}
+    facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    save_result("camvid_tiny", command, profile, measured, **facts)
     draw_examples(model, test, Path("build/camvid"), "FCN-8s, tiny trunk")
 
 

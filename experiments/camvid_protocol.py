@@ -93,6 +93,11 @@ def build(
     return model if full else HalfResolution(model)
 
 
+def parameters(backbone: str) -> int:
+    model = build("scratch", None, num_classes=11, seed=0, backbone=backbone)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def recipe(iterations: int, rate: float, seed: int, device: str = "cpu") -> Settings:
     """On a CPU in float32: depthwise convolutions in bfloat16 take ten times as long there."""
     there = {"cpu": {"precision": "float32"}, "cuda": {"precision": "auto", "workers": 8}}[device]
@@ -217,6 +222,7 @@ def gather(arguments: argparse.Namespace) -> None:
     facts: dict[str, Any] = {"seeds": seeds, "code": CODE, "recipe": shared}
     facts["backbone"] = arguments.backbone
     facts["resolution"] = "full" if arguments.full_resolution else "half"
+    facts["parameters"] = parameters(arguments.backbone)
     facts["by_seed"] = parts
     profile = PROFILES["gpu" if arguments.device == "cuda" else "cpu"]
     save_result(name, " ".join(words), profile, measured, folder=arguments.into, **facts)

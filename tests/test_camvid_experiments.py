@@ -58,6 +58,7 @@ def test_the_protocol_scores_once_and_joins_seeds(protocol, camvid, monkeypatch)
     }  # fmt: skip
     assert Image.open("build/camvid_protocol/scratch/overlays.png").width > 600
     assert first["seeds"] == [3] and first["resolution"] == "half"
+    assert 2e6 < first["parameters"] < 10e6
     for part in Path("build/camvid_protocol").glob("*-3-*.json"):
         part.unlink()  # seed 3 was measured on another machine, and only its result is here
     second = protocol("--seed", "0")

@@ -11,6 +11,7 @@ from deeplab_edu.ledger import (
     SHOWS,
     Line,
     camvid_scores,
+    camvid_table,
     judge,
     ledger,
     read_published,
@@ -64,6 +65,11 @@ def test_what_is_not_recorded_is_said(tmp_path, change):
     record(tmp_path, {"a": {"miou": [0.5]}, "b": {"miou": [0.6]}})
     line = judge(CLAIM | {"ours": OURS | change}, "cpu", tmp_path)
     assert (line.ours, line.verdict) == ("", "not recorded in profile cpu")
+
+
+def test_a_single_number_of_a_paper_is_a_gain(tmp_path):
+    assert judge(CLAIM | {"numbers": [4.8], "reason": "none"}, "cpu", tmp_path).paper == "+4.8"
+    assert judge(CLAIM | {"numbers": [-0.5], "reason": "none"}, "cpu", tmp_path).paper == "-0.5"
 
 
 def test_a_claim_that_cannot_be_tested_says_why(tmp_path):
@@ -124,7 +130,7 @@ def test_every_claim_has_a_comparison_or_a_reason_and_its_arms_are_recorded():
 
 def test_the_ledger_covers_every_model_notebook():
     lines = ledger()
-    assert {line.notebook for line in lines} == {"02", "04", "05", "06", "07", "08", "09"}
+    assert {line.notebook for line in lines} == {"01", "02", "04", "05", "06", "07", "08", "09"}
     assert all(isinstance(line, Line) and re.search(r"table|test|section|com|separated|control|compared", line.source)
                for line in lines)  # fmt: skip
     assert {line.verdict.split(":")[0] for line in lines} >= {SHOWS, NOT_HERE, "not testable here"}
@@ -145,3 +151,35 @@ def test_camvid_shows_what_is_recorded_and_nothing_else(tmp_path):
         found["v3+ ResNet-50, full size, scales and flips"] == 0.6
         and found["v3+ ResNet-50, full size *"] == 0.7
     )
+
+
+def test_the_table_of_camvid_holds_published_repeated_and_ours_by_score(tmp_path):
+    source = {"densenet": "[Somebody](https://example.org)"}
+    known = {"paper": "densenet", "where": "table 3"}
+    published = [
+        {"model": "old", "pretrained": True, "millions": 29.5, "miou": 46.4, "accuracy": None} | known
+    ]
+    again = [{"model": "old again", "miou": 40, "source": "a thread"}]
+    content = {"papers": source, "camvid_test": published, "camvid_repetitions": again}
+    (tmp_path / "published.json").write_text(json.dumps(content))
+    facts = {"folder": tmp_path, "seeds": [0, 1], "recipe": {"iterations": 9}, "parameters": 4_500_000}
+    measured = {
+        "imagenet": {"test": {"miou": 0.5, "pixel_accuracy": 0.8}},
+        "scratch": {"test": {"miou": 0.45}},
+    }
+    save_result("camvid_protocol", "python y.py", PROFILES["cpu"], measured, **facts)
+    first, old, scratch, repeated = camvid_table(folder=tmp_path)
+    assert first["source"].startswith("9 steps, seeds 0, 1, ")
+    del first["source"]
+    name = "v3+ MobileNetV2, half size"
+    assert first == {
+        "network": name, "ours": True, "pretrained": True, "millions": 4.5, "miou": 50, "accuracy": 80
+    }  # fmt: skip
+    assert (scratch["network"], scratch["pretrained"], scratch["accuracy"]) == (name, False, None)
+    assert old["source"] == "[Somebody](https://example.org), table 3" and old["accuracy"] is None
+    assert (repeated["network"], repeated["millions"], repeated["source"]) == ("old again", None, "a thread")
+
+
+def test_every_paper_and_repetition_is_linked():
+    for section in ("voc2012_test", "camvid_test", "camvid_repetitions", "claims"):
+        assert all("](https://" in row["source"] for row in read_published(section))

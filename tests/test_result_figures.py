@@ -8,7 +8,14 @@ from matplotlib.figure import Figure
 
 from deeplab_edu.ledger import read_published
 from deeplab_edu.profiles import PROFILES
-from deeplab_edu.result_figures import LADDER_METRICS, MODEL_NAMES, draw_beside, draw_ladder, draw_published
+from deeplab_edu.result_figures import (
+    APART,
+    LADDER_METRICS,
+    MODEL_NAMES,
+    draw_beside,
+    draw_ladder,
+    draw_published,
+)
 from deeplab_edu.results import FOLDER, load_result, provenance, save_result
 
 matplotlib.use("agg")
@@ -41,19 +48,43 @@ def axes(count):
     return list(Figure(layout="constrained").subplots(1, count, squeeze=False)[0])
 
 
+def key_of(ax):
+    """The words of the figure's key."""
+    (legend,) = ax.figure.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
 def test_the_ladder_is_drawn_as_recorded_with_its_source(folder):
     panels = axes(2)
     draw_ladder(panels, load_result("ladder", folder=folder), METRICS)
     assert [t.get_text() for t in panels[0].get_yticklabels()] == ["FCN-8s", "v1", "v3+"]
-    path, *rows = panels[0].lines
-    assert path.get_xdata().tolist() == pytest.approx([35, 50, 65])
+    path, *rows, means = panels[0].lines
+    assert path.get_xdata().tolist() == means.get_xdata().tolist() == pytest.approx([35, 50, 65])
+    assert means.get_linestyle() == "None" and means.get_marker() == "|"
     assert [row.get_xdata().tolist() for row in rows] == [
         pytest.approx(pair) for pair in ([30, 40], [50, 50], [70, 60])
     ]
     assert [row.get_marker() for row in rows] == ["o", "o", "D"], "the best one has a sign of its own"
-    assert [row.get_marker() for row in panels[1].lines[1:]] == ["D", "o", "o"]
+    assert [row.get_marker() for row in panels[1].lines[1:-1]] == ["D", "o", "o"]
+    assert key_of(panels[0]) == ["a seed", "mean of the seeds", "best mean on equal terms"]
     source = panels[0].figure.get_supxlabel()
     assert source.startswith("python l.py (profile cpu, seeds 0, 1, ") and "torch " in source
+
+
+def test_what_is_not_on_equal_terms_is_hollow_and_never_the_best(folder):
+    path = folder / "ladder.json"
+    content = json.loads(path.read_text())
+    content["measured"][APART] = {"miou": [0.9, 0.8], "thin": [0.1, 0.1]}
+    path.write_text(json.dumps(content))
+    (panel,) = axes(1)
+    draw_ladder([panel], load_result("ladder", folder=folder), ["miou"])
+    joined, *rows, means, border = panel.lines
+    assert joined.get_xdata().tolist() == pytest.approx([35, 50, 65]), "the line ends before it"
+    assert means.get_xdata().tolist() == pytest.approx([35, 50, 65, 85])
+    assert [row.get_marker() for row in rows] == ["o", "o", "D", "o"]
+    assert [row.get_markerfacecolor() == "white" for row in rows] == [False, False, False, True]
+    assert list(border.get_ydata()) == [2.5, 2.5]
+    assert key_of(panel)[-1].startswith("not on equal terms")
 
 
 def test_the_source_names_all_that_a_repetition_needs(folder):
@@ -91,7 +122,11 @@ def test_typed_numbers_are_refused(folder):
     with pytest.raises(TypeError, match="as load_result reads them, not from a dict"):
         draw_beside(axes(1)[0], read_published("camvid_test"), {"ours": (typed, {"miou": 0.5})})
     rows = [{"model": "mine", "miou": 99.9, "year": 2026, "source": "me"}]
-    for draw in (draw_published, lambda ax, rows: draw_beside(ax, rows, {})):
+    for draw in (
+        draw_published,
+        lambda ax, rows: draw_beside(ax, rows, {}),
+        lambda ax, rows: draw_beside(ax, read_published("camvid_test"), {}, again=rows),
+    ):
         with pytest.raises(TypeError, match="rows are as read_published"):
             draw(axes(1)[0], rows)
 
@@ -108,6 +143,10 @@ def test_published_bars_are_as_long_as_the_numbers():
     assert [bar.get_width() for bar in ax.patches] == [row["miou"] for row in rows]
     assert [bool(bar.get_hatch()) for bar in ax.patches] == [row.get("jft", False) for row in rows]
     assert ax.get_yticklabels()[0].get_text() == "FCN-8s  2015"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["pre-trained on JFT, too"]
+    (ax,) = axes(1)
+    draw_published(ax, [row for row in rows if not row.get("jft")])
+    assert ax.get_legend() is None, "nothing is hatched, and nothing explains it"
 
 
 def test_ours_stand_among_the_others_by_score(folder):
@@ -118,6 +157,39 @@ def test_ours_stand_among_the_others_by_score(folder):
     assert lengths == sorted([row["miou"] for row in rows] + [60.0])
     names = [label.get_text() for label in ax.get_yticklabels()]
     assert names[lengths.index(60.0)] == "ours *" and "FCN8 *" in names and "FC-DenseNet103" in names
+    assert key_of(ax) == ["published", "published, from ImageNet weights", "ours, from ImageNet weights"]
+
+
+def test_repetitions_are_hollow_bars_among_the_others(folder):
+    (ax,) = axes(1)
+    rows, again = read_published("camvid_test"), read_published("camvid_repetitions")
+    draw_beside(ax, rows, {"ours": (load_result("ladder", folder=folder), {"miou": 0.6})}, again=again)
+    hollow = [bar.get_width() for bar in ax.patches if bar.get_facecolor() == (1, 1, 1, 1)]
+    assert hollow == sorted(row["miou"] for row in again)
+    assert key_of(ax)[2:] == ["a published network, repeated by others", "ours"]
+
+
+def test_nothing_of_the_camvid_figure_is_cut_off_or_lies_over_another(folder):
+    """With titles as long as they get, and the command of a GPU under it."""
+    path = folder / "ladder.json"
+    command = (
+        "python experiments/camvid_protocol.py --iterations 3000 --seed 2 --device cuda --backbone resnet101"
+    )
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"command": f"{command} --full-resolution"}))
+    figure = Figure(figsize=(9.5, 7), dpi=80, layout="constrained")
+    ours = {
+        "v3+ ResNet-101, full size, scales and flips *": (load_result("ladder", folder=folder), {"miou": 0.7})
+    }
+    ax = figure.subplots()
+    draw_beside(ax, read_published("camvid_test"), ours, "title", again=read_published("camvid_repetitions"))
+    figure.savefig(folder / "figure.png")
+    label, (legend,) = figure._supxlabel, figure.legends
+    boxes = [text.get_window_extent() for text in (*ax.get_yticklabels(), label, ax.xaxis.label, legend)]
+    for box in boxes:
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1 and 0 <= box.y0 < box.y1 <= figure.bbox.y1
+    lines = label.get_text().count("\n") + 1
+    free = label.get_text()[len(label.get_text().rstrip()) :].count("\n") / lines * boxes[-3].height
+    assert legend.get_window_extent().y1 <= boxes[-3].y0 + free, "the key lies under the sources"
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("ladder.*.json")), ids=lambda path: path.stem)

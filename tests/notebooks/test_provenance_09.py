@@ -92,3 +92,10 @@ def test_every_record_behind_the_ledger_says_where_it_comes_from():
 
     for name in {line.record for line in ledger() if line.differences}:
         assert provenance(load_result(name))
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("full_size_*.json")), ids=lambda path: path.stem)
+def test_every_record_at_full_size_says_where_it_comes_from(path):
+    """The table at the end of 09 is made of whatever such files there are."""
+    record = load_result(path.stem)
+    assert record["command"] in provenance(record)
