@@ -1,10 +1,12 @@
 """The command that trains a model at full size: measured first, restartable, one result for all seeds."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -175,6 +177,25 @@ def test_a_machine_without_jupyter_can_run_all_that_needs_a_gpu():
     assert done.returncode == 0, done.stdout + done.stderr
     for model in MODELS:
         assert f"test_steps_at_full_size_in_bfloat16[{model}-" in done.stdout
+
+
+@pytest.fixture
+def gpu_tests(monkeypatch):
+    """tests/gpu/test_full_models.py, which believes that the CPU is the GPU."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent / "gpu"))
+    module = importlib.import_module("test_full_models")
+    monkeypatch.setattr(module, "DEVICE", "cpu")
+    return module
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_a_gpu_has_to_show_holds_on_a_cpu_with_small_trunks(model, gpu_tests, monkeypatch):
+    recipe = PROFILES["gpu"].of(model, "tiny")
+    small = replace(recipe, device="cpu", image_size=65, batch_size=2)
+    monkeypatch.setattr(type(recipe), "of", lambda *given: small)
+    gpu_tests.test_steps_at_full_size_in_bfloat16(model, "tiny")
+    gpu_tests.test_logits_at_full_size_are_those_of_a_cpu(model, "tiny", None)
+    gpu_tests.test_gradients_are_those_of_a_cpu(model, "tiny")
 
 
 RECIPES = [(model, None) for model in MODELS]

@@ -2,7 +2,8 @@
 
     python -m pytest -m gpu tests/gpu
 
-needs torch, torchvision, matplotlib and pytest alone, so that it runs on a machine that has no Jupyter.
+needs torch, torchvision, matplotlib and pytest alone, so that it runs on a machine that has no Jupyter. That these
+tests are right themselves, tests/test_full_size.py finds out on a CPU, with small trunks.
 """
 
 from dataclasses import replace
@@ -18,6 +19,7 @@ from deeplab_edu.profiles import PROFILES, Profile
 from deeplab_edu.training import Settings, seconds_a_step, stack
 
 pytestmark = pytest.mark.gpu
+DEVICE = "cuda"
 
 NETWORKS = [(model, None) for model in MODELS]
 NETWORKS += [("deeplab_v2", "vgg16_bn"), ("deeplab_v3", "resnet101"), ("deeplab_v3plus", "resnet101")]
@@ -54,10 +56,11 @@ def test_steps_at_full_size_in_bfloat16(model, backbone):
     """Two steps of the recipe: every weight moves, but FCN's fixed bilinear kernels, and stays a number."""
     recipe = PROFILES["gpu"].of(model, backbone)
     settings = replace(Settings.from_profile(recipe, model), warmup=0)
-    net = built(model, recipe).cuda()
+    net = built(model, recipe).to(DEVICE)
     before = {name: value.clone() for name, value in net.named_parameters()}
-    scenes = SceneDataset("full", size=recipe.image_size, length=64, device="cuda", cache=False)
-    torch.cuda.reset_peak_memory_stats()
+    scenes = SceneDataset("full", size=recipe.image_size, length=64, device=DEVICE, cache=False)
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     seconds = seconds_a_step(net, scenes, settings, warm=1, timed=1)
     peak = torch.cuda.max_memory_allocated() / 2**30
     print(f"{model}: {settings.batch_size / seconds:.0f} images/s after one step, {peak:.1f} GiB at the peak")
@@ -66,7 +69,7 @@ def test_steps_at_full_size_in_bfloat16(model, backbone):
         assert torch.equal(value, before[name]) != value.requires_grad, name
     net.eval()
     images = normalize(stack(scenes, [0, 1])[0])
-    with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16):
+    with torch.inference_mode(), torch.autocast(DEVICE, dtype=torch.bfloat16):
         logits = net(images)
     assert logits.shape == (2, 12, recipe.image_size, recipe.image_size) and logits.isfinite().all()
 
@@ -78,9 +81,9 @@ def test_logits_at_full_size_are_those_of_a_cpu(model, backbone, exact):
     image = normalize(stack(SceneDataset("full", size=recipe.image_size, length=1), [0])[0])
     with torch.inference_mode():
         expected = net(image)
-        found = net.cuda()(image.cuda())
+        found = net.to(DEVICE)(image.to(DEVICE))
         channels_last = net.to(memory_format=torch.channels_last)(
-            image.cuda().contiguous(memory_format=torch.channels_last)
+            image.to(DEVICE).contiguous(memory_format=torch.channels_last)
         )
     assert expected.std() > 0
     assert difference(found, expected) < 1e-3 and difference(channels_last, expected) < 1e-3
@@ -105,7 +108,7 @@ def test_gradients_are_those_of_a_cpu(model, backbone):
         return [p.grad.detach().clone().cpu() for p in net.parameters() if p.grad is not None]
 
     expected = gradients("cpu")
-    found = gradients("cuda")
+    found = gradients(DEVICE)
     assert len(found) == len(expected) == trained
     whole = [torch.cat([g.flatten() for g in each]) for each in (found, expected)]
     assert whole[1].norm() > 0 and difference(*whole) < 1e-6
