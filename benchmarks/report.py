@@ -43,8 +43,8 @@ def training_step_table(measured: Measured) -> str:
         for arm, values in case["seconds"].items():
             about = f"{name}, {case['batch']} x {case['size']} px", arm
             milliseconds = spread(*quartiles([1000 * s for s in values]), form=".1f")
-            rows.append((*about, milliseconds, spread(*ratio(values, theirs), form=".2f")))
-    return table(["model, batch", "loop", "ms, median (quartiles)", "time / torchvision's"], rows)
+            rows.append((*about, milliseconds, spread(*ratio(theirs, values), form=".2f")))
+    return table(["model, batch", "loop", "ms, median (quartiles)", "speed"], rows)
 
 
 def scaling_table(measured: Measured) -> str:
@@ -108,7 +108,7 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Measured], str]]] = {  # benchmark
     ),
     "training_step": (
         "A training step beside torchvision's reference loop",
-        "The same model, weights, batch and optimiser. Below 1, ours is faster.",
+        "The same model, weights, batch and optimiser. Speed is theirs over ours in time: above 1, ours is faster.",
         training_step_table,
     ),
     "scaling": (
