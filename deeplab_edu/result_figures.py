@@ -161,7 +161,7 @@ def _refuse_typed(rows: Sequence[Record]) -> None:
 def _say_sources(ax: Axes, sources: Sequence[str], key: Sequence[Artist], columns: int) -> None:
     """Under the whole figure: where its numbers come from, and below that a key, for which lines are left free."""
     figure, rows = ax.figure, -(-len(key) // columns)
-    letters = int(16.5 * figure.get_figwidth())  # that fit beside each other
+    letters = int(16.5 * figure.get_figwidth())  # type: ignore[union-attr]  # that fit beside each other
     said = "\n".join(textwrap.fill(source, letters) for source in dict.fromkeys(sources))
     figure.supxlabel(said + "\n" * 2 * rows, fontsize=7, color="#666666")
     figure.legend(handles=key, ncols=columns, loc="lower center", frameon=False, fontsize=8.5)
