@@ -1,11 +1,13 @@
 """Benchmarks run to their end (with one repetition; how fast is never asserted) and measure as they say."""
 
+import dataclasses
 import json
 import re
 import runpy
 import subprocess
 import sys
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import torch
 from deeplab_edu.models import build_model
 from deeplab_edu.profiles import PROFILES
 from deeplab_edu.results import load_result, save_result
+from deeplab_edu.training import Settings
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -246,6 +249,23 @@ def test_full_size_speed_on_a_cpu(model, timing, monkeypatch, tmp_path, capsys):
     assert len(measured) == (3 if model == "deeplab_v3" else 1)
     assert all(arm["step"][0] > arm["forward"][0] > 0 for arm in measured.values())
     assert f"| {model}, " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_full_size_speed_of_a_compiled_network_on_a_cpu(timing):
+    """What --compile adds, on a small trunk; and what its row says of it."""
+    import full_size_speed
+
+    recipe = dataclasses.replace(
+        PROFILES["gpu"].of("fcn8s", "tiny"), device="cpu", image_size=65, batch_size=2
+    )
+    build = partial(build_model, "fcn8s", 12, backbone="tiny")
+    arm = full_size_speed.Arm(build, recipe, Settings.from_profile(recipe, "fcn8s"))
+    measured = full_size_speed.measure(arm, 1) | full_size_speed.compiled(arm, 2)
+    assert measured["compiling"] > measured["compiled"] > 0
+    lists = {name: [measured.pop(name)] for name in ("step", "forward")}
+    row = full_size_speed.row("fcn8s", lists | measured | {"batch": 2, "size": 65})
+    assert re.search(r"after \d+ s: (never pays|pays after [\d.]+ min)$", row[-1])
 
 
 def test_ratios_of_models_by_hand(report):
