@@ -13,6 +13,7 @@ A case's arms take turns.
 
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -91,22 +92,26 @@ def measure(
     return {"preset": preset, "size": size, "seconds": seconds, "megabytes": memory, "agree": agree}
 
 
+def crf_table(measured: Sequence[Mapping[str, Any]]) -> str:
+    """Here and not in report.py, which wants nbformat: this benchmark runs on machines without Jupyter, too."""
+    rows = []
+    for case in measured:
+        first = next(iter(case["seconds"].values()))
+        for backend, values in case["seconds"].items():
+            times = spread(*ratio(values, first), form=".2f")
+            seconds, memory = spread(*quartiles(values)), f"{case['megabytes'][backend]:.0f}"
+            agree = f"{100 * case['agree'][backend]:.2f} %"
+            rows.append((f"{case['preset']}, {case['size']} px", backend, seconds, times, agree, memory))
+    columns = ["preset, image", "backend", "s, median (quartiles)", "time / first", "labels as first", "MB"]
+    return table(columns, rows)
+
+
 def main() -> None:
     options, profile = parse(__doc__, repetitions=5), Profile.load()
-    measured: list[dict[str, Any]] = []
-    rows = []
-    for preset, size, backends in GPU_CASES if profile.device == "cuda" else CASES:
-        result = measure(preset, size, backends, profile.device, options.repetitions)
-        measured.append(result)
-        seconds, case = result["seconds"], f"{preset}, {size} px"
-        for backend, values in seconds.items():
-            times = spread(*ratio(values, seconds[backends[0]]), form=".2f")
-            agree, memory = 100 * result["agree"][backend], result["megabytes"][backend]
-            seconds_said = spread(*quartiles(values))
-            rows.append((case, backend, seconds_said, times, f"{agree:.2f} %", f"{memory:.0f}"))
+    cases = GPU_CASES if profile.device == "cuda" else CASES
+    measured = [measure(*case, profile.device, options.repetitions) for case in cases]
     print(f"Dense CRF, {options.repetitions} repetitions; {machine_line()}\n")
-    columns = ["preset, image", "backend", "s, median (quartiles)", "time / first", "labels as first", "MB"]
-    print(table(columns, rows))
+    print(crf_table(measured))
     if options.save:
         save("crf", profile, measured, options.repetitions)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import full_size_speed
 import nbformat
+from crf import crf_table
 from timing import quartiles, ratio, spread, table
 
 from deeplab_edu import results
@@ -65,19 +66,6 @@ def scaling_table(measured: Measured) -> str:
             )
         )
     return table(["changed", "multiply-adds", "time forward", "time training step", "memory"], rows)
-
-
-def crf_table(measured: Measured) -> str:
-    rows = []
-    for case in measured:
-        first = next(iter(case["seconds"].values()))
-        for backend, values in case["seconds"].items():
-            times = spread(*ratio(values, first), form=".2f")
-            median, memory = spread(*quartiles(values)), f"{case['megabytes'][backend]:.0f}"
-            agree = f"{100 * case['agree'][backend]:.2f} %"
-            rows.append((f"{case['preset']}, {case['size']} px", backend, median, times, agree, memory))
-    columns = ["preset, image", "backend", "s, median (quartiles)", "time / first", "labels as first", "MB"]
-    return table(columns, rows)
 
 
 def explorers_table(measured: Measured) -> str:
