@@ -47,6 +47,7 @@ HELD_OUT = "0006R0"
 RATES = {"imagenet": (3e-4, 1e-3, 3e-3), "scratch": (1e-3, 3e-3, 8e-3)}
 TUNING = 300  # steps with each rate
 SCALES = (0.75, 1.0, 1.25)
+LAST = "test, scales and flip"  # what an arm measures in the end
 CROP = train_transforms(
     256, scale=(0.75, 1.5)
 )  # never padded: batch norm would count padding that no test has
@@ -162,7 +163,7 @@ class Arm:
         model = self.train(open_dataset("camvid", "train", transforms=CROP), iterations, best)
         test = open_dataset("camvid", "test")
         self.once("test", lambda: per_class(model, test))
-        self.once("test, scales and flip", lambda: per_class(model, test, scales=SCALES, flip=True))
+        self.once(LAST, lambda: per_class(model, test, scales=SCALES, flip=True))
         title = f"v3+ {self.arguments.backbone}, {'ImageNet' if self.start == 'imagenet' else 'scratch'}"
         draw_examples(model, test, BUILD / self.start, title)
 
@@ -183,15 +184,14 @@ def result_name(arguments: argparse.Namespace) -> str:
 
 
 def mean(values: Sequence[Any]) -> Any:
-    """Of numbers, or of what stands under the keys that all have; what differs between seeds otherwise, as a list."""
-    if all(isinstance(value, dict) for value in values):
-        shared = [key for key in values[0] if all(key in value for value in values)]
-        return {key: mean([value[key] for value in values]) for key in shared}
+    """Of numbers, or of what stands under each key."""
+    if isinstance(values[0], dict):
+        return {key: mean([value[key] for value in values]) for key in values[0]}
     return statistics.fmean(values)
 
 
 def by_seed(start: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """What each seed has measured with this start: in this process, in others here, and what the result holds."""
+    """What each finished seed has measured with this start: in this process, in others here, or in the result."""
     try:
         recorded = load_result(result_name(arguments), folder=arguments.into)
     except FileNotFoundError:
@@ -199,7 +199,9 @@ def by_seed(start: str, arguments: argparse.Namespace) -> dict[str, dict[str, An
     same = recorded.get("code") == CODE and recorded["recipe"]["iterations"] == arguments.iterations
     found = dict(recorded.get("by_seed", {}).get(start, {})) if same else {}
     for file in BUILD.glob(part_file(start, arguments, "*").name):
-        found[file.stem.split("-")[-2]] = json.loads(file.read_text())
+        part = json.loads(file.read_text())
+        if LAST in part:
+            found[file.stem.split("-")[-2]] = part
     return {seed: found[seed] for seed in sorted(found, key=int)}
 
 
@@ -208,8 +210,9 @@ def gather(arguments: argparse.Namespace) -> None:
     parts = {start: seeds for start in RATES if (seeds := by_seed(start, arguments))}
     measured: dict[str, Any] = {}
     for start, seeds in parts.items():
-        chosen = [part["chosen"] for part in seeds.values() if "chosen" in part]
-        measured[start] = mean(list(seeds.values())) | ({"chosen": chosen} if len(set(chosen)) > 1 else {})
+        measured[start] = mean(list(seeds.values()))
+        if len(chosen := {part["chosen"] for part in seeds.values()}) > 1:
+            measured[start]["chosen"] = sorted(chosen)
     seeds = sorted(map(int, set().union(*parts.values())))
     name = result_name(arguments)
     words = ["python experiments/camvid_protocol.py", f"--iterations {arguments.iterations}"]

@@ -61,6 +61,8 @@ def test_the_protocol_scores_once_and_joins_seeds(protocol, camvid, monkeypatch)
     assert 2e6 < first["parameters"] < 10e6
     for part in Path("build/camvid_protocol").glob("*-3-*.json"):
         part.unlink()  # seed 3 was measured on another machine, and only its result is here
+    own = next(Path("build/camvid_protocol").glob("*.json"), None)
+    assert own is None, "only what seed 0 writes comes from here"
     second = protocol("--seed", "0")
     each = second["by_seed"]["scratch"]
     assert second["seeds"] == [0, 3] and each["3"] == first["measured"]["scratch"]
@@ -68,6 +70,10 @@ def test_the_protocol_scores_once_and_joins_seeds(protocol, camvid, monkeypatch)
     assert scores[0] != scores[1]
     assert second["measured"]["scratch"]["test"]["miou"] == pytest.approx(sum(scores) / 2)
     assert second["measured"]["scratch"]["chosen"] == 1e-3
+
+    whole = next(Path("build/camvid_protocol").glob("*-0-*.json"))
+    begun = whole.with_name(whole.name.replace("-0-", "-7-"))
+    begun.write_text(json.dumps({"held_out": {"0.001": 0.5}, "chosen": 0.001}))  # interrupted: it waits
 
     def never(*arguments, **options):
         raise AssertionError("test pictures are scored once")
