@@ -183,3 +183,11 @@ def test_pixels_do_not_depend_on_how_many_draws_are_made_at_once(monkeypatch, at
     monkeypatch.setattr("deeplab_edu.data.scenes._Dice.DRAWS", at_once)
     found = make_scenes(range(3), "full", size=40)
     assert torch.equal(found.images, expected.images) and torch.equal(found.labels, expected.labels)
+
+
+@pytest.mark.parametrize("seed", [-(2**40) - 1, 715_827_883, 2**31, 2**62 + 1])
+def test_any_integer_is_a_seed(seed):
+    """A third of 2**31 was once too large. Other seeds give other scenes."""
+    both = make_scenes([0, 1], "full", size=64, seed=seed).images
+    assert torch.equal(make_scenes([1], "full", size=64, seed=seed).images[0], both[1])
+    assert not torch.equal(make_scenes([0, 1], "full", size=64, seed=0).images, both)
